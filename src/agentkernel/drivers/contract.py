@@ -1,0 +1,189 @@
+"""The contract of every driver. tests/conformance holds all of them to it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from agentkernel.model.execution import ExecEvent, ExecRequest, FileEntry
+from agentkernel.model.ids import Digest, SandboxId
+from agentkernel.model.kinds import Backend, Vmm
+from agentkernel.model.readiness import Capabilities, GuestFacts, Identity, Readiness
+from agentkernel.model.spec import BootSpec
+
+
+class Process(abc.ABC):
+    """One running program in a guest."""
+
+    @abc.abstractmethod
+    def __aiter__(self) -> AsyncIterator[ExecEvent]:
+        """`Started`, then output, then `Exited`; or `NotStarted` alone. Reading grants the guest credit: stop reading and it stops writing.
+
+        Raises:
+            Broken: the sandbox died or broke the protocol.
+        """
+
+    @abc.abstractmethod
+    async def send_stdin(self, data: bytes) -> None:
+        """Pass input on; waits while the program does not read. Input after the program's end is dropped."""
+
+    @abc.abstractmethod
+    async def close_stdin(self) -> None:
+        """End of input."""
+
+    @abc.abstractmethod
+    async def signal(self, number: int) -> None:
+        """Send a signal to the process group."""
+
+    @abc.abstractmethod
+    async def kill(self) -> None:
+        """SIGKILL to the whole tree, daemonised children included. The events still end with `Exited`."""
+
+
+class Guest(abc.ABC):
+    """A sandbox that runs: executes, moves files, ends. `LinkGuest` implements it once, over the guest link.
+
+    Every method raises Broken when the sandbox is dead or does not speak the protocol, and Unsupported for a feature it refused.
+    """
+
+    facts: GuestFacts
+
+    @abc.abstractmethod
+    async def identify(self, identity: Identity) -> None:
+        """Full identity (fresh entropy, clock, hostname, machine id), before any command of a caller."""
+
+    @abc.abstractmethod
+    async def refresh(self) -> None:
+        """Clock and fresh entropy, at claim and after a resume."""
+
+    @abc.abstractmethod
+    async def exec(self, request: ExecRequest) -> Process:
+        """Start a program. Returns once the request is sent; the first event tells how it went."""
+
+    @abc.abstractmethod
+    async def ping(self) -> None:
+        """One round trip."""
+
+    @abc.abstractmethod
+    async def mount_disk(self, serial: str, file_system: str, binds: Mapping[str, str]) -> None:
+        """Mount a block device once and bind directories of it: directory on the disk to target in the guest."""
+
+    @abc.abstractmethod
+    async def read_file(self, path: str, *, offset: int = 0, limit: int | None = None) -> bytes:
+        """Content of a regular file. Raises OSError (errno, path) as the guest reports it; Refused when it holds more than `limit` bytes."""
+
+    @abc.abstractmethod
+    async def write_file(self, path: str, content: bytes, *, mode: int = 0o644, owner: str = "", make_parents: bool = False) -> None:
+        """Replace a file atomically. Raises OSError as the guest reports it."""
+
+    @abc.abstractmethod
+    async def put_archive(self, directory: str, chunks: AsyncIterator[bytes], *, owner: str = "") -> int:
+        """Extract a tar stream below a directory; returns the number of members. Raises OSError as the guest reports it."""
+
+    @abc.abstractmethod
+    async def stat(self, path: str) -> FileEntry:
+        """Facts of one path, not following a final symbolic link."""
+
+    @abc.abstractmethod
+    async def list_directory(self, path: str) -> list[FileEntry]:
+        """Entries of a directory, without `.` and `..`."""
+
+    @abc.abstractmethod
+    async def make_directory(self, path: str, *, mode: int = 0o755, parents: bool = False, owner: str = "") -> None:
+        """Make a directory; with `parents` it may be there already."""
+
+    @abc.abstractmethod
+    async def remove(self, path: str, *, recursive: bool = False) -> None:
+        """Remove a file, or a directory with all below it."""
+
+    @abc.abstractmethod
+    async def rename(self, source: str, target: str) -> None:
+        """Rename within one file system."""
+
+    @abc.abstractmethod
+    async def shut_down(self) -> None:
+        """Ask politely: sync and power off. The driver's block still has to be left."""
+
+    @abc.abstractmethod
+    async def wait_broken(self) -> str:
+        """Return, with the reason, when the sandbox has died; never before."""
+
+
+class Birth(Protocol):
+    """What the engine hands a driver for one new sandbox: its name, its place, and the journal's row."""
+
+    id: SandboxId
+    directory: Path
+    """Private to this sandbox, made already, 0700; removed by the engine after the driver's block has ended."""
+
+    async def record(self, **facts: str | int) -> None:
+        """Commit facts (`pid`, `start_ticks`, `container`) that find a resource again after a crash. Before the resource is made where
+        that is possible, else at once after."""
+
+
+class Artifacts(Protocol):
+    """What a driver needs of `images`, without importing it."""
+
+    async def root(self, image: Digest) -> Path:
+        """Read-only root file system image of that digest."""
+
+    async def tool(self, name: str) -> Tool:
+        """A host program and the tree it runs in. Raises Unsupported with the remedy where it cannot be had."""
+
+    async def kernel(self) -> Kernel:
+        """The guest kernel and the initramfs that carries the agent."""
+
+    async def blank_disk(self, mib: int) -> Path:
+        """A sparse file holding an empty ext4 file system of that size; copy it, never write to it."""
+
+
+class Tool(Protocol):
+    """A host program.
+
+    Attributes:
+        path: the program, as seen below `root`.
+        root: `/` for a program of the system, else the private tree that holds it and its libraries.
+        version: as the program says it, `10.0.2`.
+    """
+
+    path: str
+    root: Path
+    version: str
+    digest: Digest
+
+
+class Kernel(Protocol):
+    """A bootable pair. `image` is an uncompressed ELF (PVH) or what the VMM accepts; `digest` covers both files."""
+
+    image: Path
+    initramfs: Path
+    release: str
+    digest: Digest
+
+
+class Driver(abc.ABC):
+    """One backend. Construction does nothing; a missing method fails there."""
+
+    backend: Backend
+    vmm: Vmm | None
+    capabilities: Capabilities
+
+    @abc.abstractmethod
+    async def probe(self) -> Readiness:
+        """Usable, or why not and what to do. It tries (boots something small under a deadline), it does not look for files."""
+
+    @abc.abstractmethod
+    def boot(self, spec: BootSpec, birth: Birth) -> AbstractAsyncContextManager[Guest]:
+        """A running, greeted guest; leaving the block leaves nothing behind, whatever happened inside it.
+
+        Raises:
+            Broken: it did not come up; the message carries the guest's or the VMM's last words.
+            Unsupported: not on this host, with the remedy.
+        """
+
+    @abc.abstractmethod
+    async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
+        """End whatever a crash left of one sandbox: search by id, then by the recorded facts. Nothing found is fine."""

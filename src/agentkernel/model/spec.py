@@ -1,0 +1,57 @@
+"""What a sandbox is asked to be. Two values: fixed at boot (and so the pool's key), applied at claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agentkernel.model.ids import Digest
+from agentkernel.model.kinds import Backend, Vmm
+
+
+@dataclass(frozen=True, slots=True)
+class BootSpec:
+    """All that a driver cannot change once a sandbox runs. Hashable: the key of pools and of templates.
+
+    Attributes:
+        runtime: the recipe's name, `[a-z0-9][a-z0-9._-]{0,62}`.
+        image: digest of the root file system.
+        vmm: which monitor, for `Backend.MICROVM`; None elsewhere.
+        disk_mib: size of the private writable disk (`/scratch`, `/workspace`).
+        pids: most processes at once inside.
+    """
+
+    backend: Backend
+    runtime: str
+    image: Digest
+    vmm: Vmm | None = None
+    vcpus: int = 1
+    memory_mib: int = 512
+    disk_mib: int = 1024
+    pids: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Rlimit:
+    """One resource limit: Linux number, soft and hard value."""
+
+    resource: int
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSpec:
+    """What is applied when a sandbox is claimed.
+
+    Attributes:
+        env: added to what SPECIFICATION 4 says a program finds.
+        cwd: absolute; `/workspace` when empty.
+        user: name, or `uid[:gid]`; `sandbox` when empty.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    user: str = ""
+    rlimits: tuple[Rlimit, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
