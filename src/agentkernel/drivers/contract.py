@@ -118,6 +118,8 @@ class Birth(Protocol):
     id: SandboxId
     directory: Path
     """Private to this sandbox, made already, 0700; removed by the engine after the driver's block has ended."""
+    identity: Identity
+    """Who it is to be; sent with the greeting, before any command."""
 
     async def record(self, **facts: str | int) -> None:
         """Commit facts (`pid`, `start_ticks`, `container`) that find a resource again after a crash. Before the resource is made where

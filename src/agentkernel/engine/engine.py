@@ -1,0 +1,271 @@
+"""The engine: the pool's hands. Owns the tasks, the clock, the waiters and the leases."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import anyio
+import anyio.abc
+
+from agentkernel.drivers.contract import Driver
+from agentkernel.engine.leases import Lease, Leases
+from agentkernel.engine.reaping import reap_leftovers
+from agentkernel.engine.sandbox import Nursery, Sandbox, live
+from agentkernel.engine.timings import Stage, Timings
+from agentkernel.journal import Journal
+from agentkernel.model.errors import Busy
+from agentkernel.model.ids import LeaseId, SandboxId, new_sandbox_id
+from agentkernel.model.kinds import Backend, Vmm
+from agentkernel.model.readiness import Readiness
+from agentkernel.pool.events import (
+    Asked,
+    Boot,
+    Command,
+    Configured,
+    Counts,
+    Destroy,
+    Drained,
+    Event,
+    Fail,
+    GaveBack,
+    HostLimits,
+    Key,
+    Lend,
+    Limits,
+    PrewarmAsked,
+    Prewarmed,
+    Ticked,
+    Ticket,
+    Withdrawn,
+)
+from agentkernel.pool.machine import Pool
+
+log = logging.getLogger(__name__)
+
+DriverKey = tuple[Backend, Vmm | None]
+
+DRAIN_S = 4.0
+"""How long a shutdown waits for sandboxes to end; the supervisors kill what is left when this process ends."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """One ticket's caller: the event is set once `answer` is there."""
+
+    event: anyio.Event = field(default_factory=anyio.Event)
+    answer: Lend | Prewarmed | Fail | None = None
+
+
+class Engine:
+    """Lends sandboxes and takes them back. Enter `running` first; everything it made is gone when that block is left.
+
+    Args:
+        directory: where each sandbox gets a private folder; 0700.
+        queue_timeout_s: how long a request may wait for room.
+        lease_ttl_s: how long a lease lives after its last use.
+    """
+
+    def __init__(
+        self,
+        *,
+        drivers: Mapping[DriverKey, Driver],
+        journal: Journal,
+        directory: Path,
+        limits: HostLimits,
+        queue_timeout_s: float = 60.0,
+        lease_ttl_s: float = 3600.0,
+    ) -> None:
+        self.drivers = drivers
+        self.timings = Timings()
+        self.leases = Leases(lease_ttl_s, self.give_back)
+        self._journal = journal
+        self._directory = directory
+        self._queue_timeout_s = queue_timeout_s
+        self._pool = Pool(limits, new_sandbox_id)
+        self._nursery = Nursery(journal, directory, self.timings, self._tell)
+        self._tickets = itertools.count(1)
+        self._waiters: dict[Ticket, _Waiter] = {}
+        self._sandboxes: dict[SandboxId, Sandbox] = {}
+        self._readiness: dict[DriverKey, Readiness] = {}
+        self._probed = {key: anyio.Event() for key in drivers}
+        self._wake = anyio.Event()
+        self._emptied = anyio.Event()
+        self._group: anyio.abc.TaskGroup
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Engine]:
+        """Reap what a crash left, probe the drivers in the background, serve; destroy everything at the end."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await reap_leftovers(self._journal, self.drivers, self._directory)
+        async with anyio.create_task_group() as group:
+            self._group = group
+            for key, driver in self.drivers.items():
+                group.start_soon(self._probe, key, driver)
+            group.start_soon(self._tick)
+            group.start_soon(self.leases.expire_forever)
+            try:
+                yield self
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self.drain()
+                group.cancel_scope.cancel()
+
+    async def drain(self) -> None:
+        """Fail the waiters and destroy every sandbox; returns when nothing is left, or after `DRAIN_S`."""
+        self._tell(Drained())
+        with anyio.move_on_after(DRAIN_S):
+            while self._sandboxes:
+                self._emptied = anyio.Event()
+                await self._emptied.wait()
+        if self._sandboxes:
+            log.warning("left to their supervisors", extra={"sandboxes": len(self._sandboxes)})
+
+    async def _probe(self, key: DriverKey, driver: Driver) -> None:
+        try:
+            verdict = await driver.probe()
+        except Exception as err:
+            log.exception("probe failed", extra={"driver": str(key)})
+            verdict = Readiness(usable=False, reason=f"the probe failed: {err}", remedy="see the daemon's log")
+        self._readiness[key] = verdict
+        self._probed[key].set()
+
+    async def readiness(self, *keys: DriverKey) -> dict[DriverKey, Readiness]:
+        """The verdicts of these drivers, waiting for those whose probe still runs. Unknown keys are left out."""
+        for key in keys:
+            if key in self._probed:
+                await self._probed[key].wait()
+        return {key: self._readiness[key] for key in keys if key in self._readiness}
+
+    def readiness_now(self) -> dict[DriverKey, Readiness]:
+        """The verdicts that are in."""
+        return dict(self._readiness)
+
+    # --- lending ------------------------------------------------------------------------------------------------------
+
+    def configure(self, key: Key, limits: Limits, *, fill: bool = False) -> None:
+        """Make a key known to the pool."""
+        self._tell(Configured(key, limits, fill))
+
+    async def lend(self, key: Key) -> Sandbox:
+        """A sandbox that nobody has used; whoever gets it must `give_back`.
+
+        Raises:
+            Busy: no room within the queue's time, or shutting down.
+            Refused, Broken: it could not be made; the cause.
+        """
+        with self.timings.measure(Stage.QUEUE):
+            answer = await self._ask(lambda ticket: Asked(ticket, key), self._queue_timeout_s)
+        return self._sandboxes[cast(Lend, answer).sandbox]
+
+    async def prewarm(self, keys: tuple[Key, ...]) -> int:
+        """Fill each key to its minimum; the number of sandboxes that this call made."""
+        answer = await self._ask(lambda ticket: PrewarmAsked(ticket, keys), None)
+        return cast(Prewarmed, answer).count
+
+    def give_back(self, sandbox: Sandbox) -> None:
+        """The caller is done with it. Returns at once; its destruction goes on in the background."""
+        self._tell(GaveBack(sandbox.id))
+
+    async def _ask(self, event: Callable[[Ticket], Event], timeout_s: float | None) -> Lend | Prewarmed:
+        ticket = Ticket(next(self._tickets))
+        waiter = self._waiters[ticket] = _Waiter()
+        try:
+            self._tell(event(ticket))
+            if waiter.answer is None:
+                with anyio.move_on_after(timeout_s):
+                    await waiter.event.wait()
+        except BaseException:
+            self._withdraw(ticket, waiter)
+            raise
+        finally:
+            del self._waiters[ticket]
+        match waiter.answer:
+            case Fail(cause=cause):
+                raise cause
+            case None:
+                self._tell(Withdrawn(ticket))
+                raise Busy(
+                    f"no sandbox became free within {timeout_s:.0f} s",
+                    hint="try again later, or raise [pool] max_sandboxes or queue_timeout_s",
+                )
+            case answer:
+                return answer
+
+    def _withdraw(self, ticket: Ticket, waiter: _Waiter) -> None:
+        if isinstance(waiter.answer, Lend):
+            self._tell(GaveBack(waiter.answer.sandbox))
+        else:
+            self._tell(Withdrawn(ticket))
+
+    # --- leases -------------------------------------------------------------------------------------------------------
+
+    async def acquire(self, key: Key) -> Lease:
+        """Lend under a name: the lease lives until `release`, or until nobody used it for its time to live."""
+        return self.leases.add(await self.lend(key))
+
+    def release(self, lease: LeaseId) -> None:
+        """End a lease and its sandbox; an unknown one is fine."""
+        self.leases.end(lease)
+
+    # --- facts --------------------------------------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        """How many sandboxes are in which state."""
+        return self._pool.counts()
+
+    @property
+    def idle(self) -> bool:
+        """Nobody uses a sandbox or waits for one."""
+        counts = self._pool.counts()
+        return not (counts.in_use or counts.waiting)
+
+    # --- the pool's hands ---------------------------------------------------------------------------------------------
+
+    def _tell(self, event: Event) -> None:
+        for command in self._pool.feed(event, time.monotonic()):
+            self._carry_out(command)
+        self._wake.set()
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Boot(sandbox=identifier, key=key):
+                self._boot(identifier, key)
+            case Destroy(sandbox=identifier):
+                self._sandboxes[identifier].end()
+            case Lend() | Prewarmed() | Fail():
+                waiter = self._waiters[command.ticket]
+                waiter.answer = command
+                waiter.event.set()
+
+    def _boot(self, identifier: SandboxId, key: Key) -> None:
+        driver_key = (key.spec.backend, key.spec.vmm)
+        sandbox = Sandbox(identifier, key, self.drivers[driver_key], self._readiness[driver_key])
+        self._sandboxes[identifier] = sandbox
+        self._group.start_soon(self._live, sandbox)
+
+    async def _live(self, sandbox: Sandbox) -> None:
+        try:
+            await live(sandbox, self._nursery)
+        finally:
+            del self._sandboxes[sandbox.id]
+            if not self._sandboxes:
+                self._emptied.set()
+
+    async def _tick(self) -> None:
+        """Tell the pool that time has passed, when it wants to know and no later."""
+        while True:
+            self._wake = anyio.Event()
+            due_s = self._pool.next_tick_s
+            with anyio.move_on_after(None if due_s is None else max(0.0, due_s - time.monotonic())) as timer:
+                await self._wake.wait()
+            if timer.cancelled_caught:
+                self._tell(Ticked())

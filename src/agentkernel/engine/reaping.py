@@ -1,0 +1,59 @@
+"""At start: end whatever an earlier daemon left, by the journal's rows and by what stands in the sandboxes' folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from agentkernel.drivers.contract import Driver
+from agentkernel.journal import Journal
+from agentkernel.journal.journal import Leftover
+from agentkernel.model.ids import SandboxId
+from agentkernel.model.kinds import Backend, Vmm
+
+log = logging.getLogger(__name__)
+
+DriverKey = tuple[Backend, Vmm | None]
+
+
+async def reap_leftovers(journal: Journal, drivers: Mapping[DriverKey, Driver], directory: Path) -> int:
+    """End each sandbox that the journal names, then remove every folder that no row explains.
+
+    A row whose driver is not there any more, or whose driver fails, is kept for a later start.
+
+    Returns:
+        How many were reaped.
+    """
+    leftovers = await journal.leftovers()
+    async with anyio.create_task_group() as group:
+        for leftover in leftovers:
+            group.start_soon(_reap, journal, drivers, leftover)
+    kept = {row.id for row in await journal.leftovers()}
+    await anyio.to_thread.run_sync(_remove_strays, directory, kept)
+    return len(leftovers) - len(kept)
+
+
+async def _reap(journal: Journal, drivers: Mapping[DriverKey, Driver], leftover: Leftover) -> None:
+    driver = drivers.get((leftover.backend, leftover.vmm))
+    if driver is None:
+        log.warning("leftover kept: its driver is not configured", extra={"sandbox": leftover.id})
+        return
+    try:
+        await driver.reap(leftover.id, leftover.facts)
+        await anyio.to_thread.run_sync(lambda: shutil.rmtree(leftover.directory, ignore_errors=True))
+        await journal.forget(leftover.id)
+    except Exception:
+        log.exception("leftover kept: it could not be reaped", extra={"sandbox": leftover.id})
+    else:
+        log.info("reaped a leftover", extra={"sandbox": leftover.id})
+
+
+def _remove_strays(directory: Path, kept: set[SandboxId]) -> None:
+    for stray in directory.iterdir():
+        if stray.name not in kept:
+            shutil.rmtree(stray, ignore_errors=True)

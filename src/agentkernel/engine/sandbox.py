@@ -1,0 +1,189 @@
+"""One sandbox's life, from the row in the journal to the row's removal. Each runs in a task of its own."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from agentkernel.drivers.contract import Driver, Guest
+from agentkernel.engine.command import WARM_UP, run_command
+from agentkernel.engine.timings import Stage, Timings
+from agentkernel.journal import Journal
+from agentkernel.model.errors import AgentkernelError, Broken, Refused
+from agentkernel.model.ids import SandboxId
+from agentkernel.model.readiness import Identity, Readiness
+from agentkernel.pool.events import Booted, BootFailed, Died, Event, Gone, Key
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 20.0
+"""How often a running sandbox is pinged: a dead process is noticed at once by its stream's end, a hung one by this."""
+HEARTBEAT_GRACE_S = 30.0
+"""How long it may take to answer; an emulated guest on a busy host is slow, not dead."""
+
+
+def new_identity() -> Identity:
+    """A hostname `sandbox-<8 hex>` and a machine id that nobody has had."""
+    return Identity(hostname=f"sandbox-{secrets.token_hex(4)}", machine_id=secrets.token_bytes(16))
+
+
+@dataclass(slots=True)
+class Birth:
+    """What a driver is handed for a new sandbox (`drivers.contract.Birth`)."""
+
+    id: SandboxId
+    directory: Path
+    identity: Identity
+    journal: Journal
+
+    async def record(self, **facts: str | int) -> None:
+        """Commit facts to this sandbox's row."""
+        await self.journal.record(self.id, facts)
+
+
+@dataclass(slots=True, eq=False)
+class Sandbox:
+    """A sandbox of the pool: booting, warm, lent or ending. `guest` is there between Booted and the end."""
+
+    id: SandboxId
+    key: Key
+    driver: Driver
+    readiness: Readiness
+    identity: Identity = field(default_factory=new_identity)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ending: bool = False
+    _guest: Guest | None = None
+
+    @property
+    def guest(self) -> Guest:
+        """The running guest.
+
+        Raises:
+            Broken: it has ended.
+        """
+        if self._guest is None:
+            raise Broken("the sandbox has ended", hint="take another one")
+        return self._guest
+
+    def end(self) -> None:
+        """Begin its destruction; `live` reports Gone when nothing is left."""
+        self.ending = True
+        self.scope.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Nursery:
+    """What every sandbox's life needs of its surroundings."""
+
+    journal: Journal
+    directory: Path
+    timings: Timings
+    tell: Callable[[Event], None]
+
+
+async def live(sandbox: Sandbox, nursery: Nursery) -> None:
+    """Boot, report, wait for the end, bury, report. Raises nothing: every outcome is an event."""
+    failure: Exception | None = None
+    booted = False
+    try:
+        with sandbox.scope:
+            try:
+                async with _booted(sandbox, nursery) as guest:
+                    booted = True
+                    sandbox._guest = guest
+                    nursery.tell(Booted(sandbox.id))
+                    reason = await _until_dead(guest)
+                    log.warning("sandbox died", extra={"sandbox": sandbox.id, "reason": reason})
+                    nursery.tell(Died(sandbox.id))
+                    await anyio.sleep_forever()
+            except Exception as err:
+                failure = err
+                if not isinstance(err, AgentkernelError):
+                    log.exception("driver failed", extra={"sandbox": sandbox.id})
+    finally:
+        sandbox._guest = None
+        with anyio.CancelScope(shield=True):
+            await _bury(sandbox, nursery)
+        if sandbox.ending:
+            nursery.tell(Gone(sandbox.id))
+        elif not booted:
+            cause = failure or Broken("the boot was cut off")
+            nursery.tell(BootFailed(sandbox.id, cause, final=isinstance(cause, Refused)))
+        else:
+            nursery.tell(Died(sandbox.id))
+
+
+def _booted(sandbox: Sandbox, nursery: Nursery) -> _Boot:
+    return _Boot(sandbox, nursery)
+
+
+class _Boot:
+    """The driver's block with the journal's row before it and the throwaway command after it."""
+
+    def __init__(self, sandbox: Sandbox, nursery: Nursery) -> None:
+        self._sandbox = sandbox
+        self._nursery = nursery
+
+    async def __aenter__(self) -> Guest:
+        sandbox, nursery = self._sandbox, self._nursery
+        began = time.perf_counter()
+        directory = nursery.directory / sandbox.id
+        await nursery.journal.intend(sandbox.id, sandbox.driver.backend, sandbox.driver.vmm, directory)
+        directory.mkdir(mode=0o700)
+        birth = Birth(sandbox.id, directory, sandbox.identity, nursery.journal)
+        self._block = sandbox.driver.boot(sandbox.key.spec, birth)
+        guest = await self._block.__aenter__()
+        try:
+            await run_command(guest, WARM_UP)
+        except BaseException as err:
+            await self._block.__aexit__(type(err), err, err.__traceback__)
+            raise
+        nursery.timings.add(Stage.BOOT, time.perf_counter() - began)
+        return guest
+
+    async def __aexit__(self, *exc: object) -> bool | None:
+        with self._nursery.timings.measure(Stage.DESTROY):
+            return await self._block.__aexit__(*exc)  # type: ignore[arg-type]
+
+
+async def _until_dead(guest: Guest) -> str:
+    """Return the reason once the guest's stream ended, or once it stopped answering pings."""
+    reason = ""
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            nonlocal reason
+            reason = await guest.wait_broken()
+            group.cancel_scope.cancel()
+
+        async def heartbeat() -> None:
+            nonlocal reason
+            while True:
+                await anyio.sleep(HEARTBEAT_S)
+                try:
+                    with anyio.fail_after(HEARTBEAT_GRACE_S):
+                        await guest.ping()
+                except (TimeoutError, AgentkernelError) as err:
+                    reason = str(err) or f"no answer to a ping within {HEARTBEAT_GRACE_S:.0f} s"
+                    group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        group.start_soon(heartbeat)
+    return reason
+
+
+async def _bury(sandbox: Sandbox, nursery: Nursery) -> None:
+    directory = nursery.directory / sandbox.id
+    await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+    try:
+        await nursery.journal.forget(sandbox.id)
+    except AgentkernelError as err:
+        log.warning("row kept for the next start", extra={"sandbox": sandbox.id, "reason": err.message})
