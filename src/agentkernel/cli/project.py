@@ -1,0 +1,150 @@
+"""`--dir`: a folder packed as a tar stream, without what its ignore files name, and put into a leased sandbox."""
+
+import base64
+import fnmatch
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from agentkernel.cli.hot import Failure
+
+if TYPE_CHECKING:
+    from agentkernel.cli.session import Session
+
+CHUNK_BYTES = 524_288
+MAX_PROJECT_BYTES = 512 << 20
+ALWAYS_IGNORED = (".git/", ".hg/", ".svn/", ".venv/", "node_modules/", "__pycache__/")
+IGNORE_FILES = (".gitignore", ".agentkernelignore")
+
+
+def put_project(session: "Session", directory: str, message: dict[str, object]) -> str:
+    """Lease a sandbox like the one `message` asks for and copy the folder into its /workspace; returns the lease."""
+    if not os.path.isdir(directory):
+        raise Failure(f"--dir {directory}: not a folder")
+    wanted = ("runtime", "backend", "vmm", "minimum_isolation")
+    request: dict[str, object] = {"cmd": "acquire", **{name: message[name] for name in wanted if name in message}}
+    lease = str(session.ask(request)["id"])
+    chunks = packed(directory)
+    chunk = next(chunks, b"")
+    while True:
+        following = next(chunks, None)
+        session.ask(
+            {
+                "cmd": "archive_put",
+                "id": lease,
+                "path": "/workspace",
+                "content_base64": base64.b64encode(chunk).decode(),
+                "more": following is not None,
+            }
+        )
+        if following is None:
+            return lease
+        chunk = following
+
+
+def packed(directory: str) -> Iterator[bytes]:
+    """The folder as a pax tar stream, in chunks of at most 512 KiB; modes are kept, owners are not."""
+    buffer = io.BytesIO()
+    total = 0
+    with tarfile.open(fileobj=buffer, mode="w|", format=tarfile.PAX_FORMAT, bufsize=65536) as archive:
+        for path, name in wanted_files(directory):
+            try:
+                member = archive.gettarinfo(path, arcname=name)
+            except OSError:
+                continue  # gone since it was listed
+            if member is None or not (member.isreg() or member.isdir() or member.issym()):
+                continue
+            total += member.size
+            if total > MAX_PROJECT_BYTES:
+                raise Failure(
+                    f"--dir {directory}: more than {MAX_PROJECT_BYTES >> 20} MiB",
+                    "name what to leave out in .agentkernelignore",
+                )
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            member.type = tarfile.REGTYPE if member.islnk() else member.type
+            if member.isreg():
+                with open(path, "rb") as content:
+                    archive.addfile(member, content)
+            else:
+                archive.addfile(member)
+            yield from drained(buffer, CHUNK_BYTES)
+    yield from drained(buffer, 1)
+
+
+def drained(buffer: io.BytesIO, at_least: int) -> Iterator[bytes]:
+    """Take what the buffer holds once it holds enough."""
+    content = buffer.getvalue()
+    if len(content) < at_least:
+        return
+    buffer.seek(0)
+    buffer.truncate()
+    for start in range(0, len(content), CHUNK_BYTES):
+        yield content[start : start + CHUNK_BYTES]
+
+
+def wanted_files(directory: str) -> Iterator[tuple[str, str]]:
+    """Paths and their names in the archive, parents first, in a stable order."""
+    rules = Rules(ALWAYS_IGNORED)
+    for name in IGNORE_FILES:
+        path = os.path.join(directory, name)
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+                rules.add(lines.read().splitlines())
+    for folder, folders, files in os.walk(directory):
+        relative = os.path.relpath(folder, directory)
+        prefix = "" if relative == "." else relative + "/"
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        folders[:] = sorted(
+            name for name in folders if name not in links and not rules.ignore(prefix + name, folder=True)
+        )
+        for name in folders:
+            yield os.path.join(folder, name), prefix + name
+        for name in sorted(files + links):
+            if not rules.ignore(prefix + name, folder=False):
+                yield os.path.join(folder, name), prefix + name
+
+
+class Rules:
+    """Ignore rules as git writes them: the last one that matches decides, `!` takes back, a final `/` means folders only,
+    a `/` elsewhere ties the rule to the top folder, `**` crosses folders. Rules of nested files are not read.
+    """
+
+    def __init__(self, lines: tuple[str, ...]) -> None:
+        self._rules: list[tuple[str, bool, bool]] = []
+        self.add(list(lines))
+
+    def add(self, lines: list[str]) -> None:
+        """Append the rules of one file."""
+        for line in lines:
+            rule = line.strip()
+            if not rule or rule.startswith("#"):
+                continue
+            keep = rule.startswith("!")
+            rule = rule.removeprefix("!")
+            self._rules.append((rule.removesuffix("/"), rule.endswith("/"), keep))
+
+    def ignore(self, name: str, *, folder: bool) -> bool:
+        """Whether the name (relative, `/` between folders) is left out."""
+        verdict = False
+        for rule, folders_only, keep in self._rules:
+            if (folder or not folders_only) and matches(rule, name):
+                verdict = not keep
+        return verdict
+
+
+def matches(rule: str, name: str) -> bool:
+    """Whether one rule without its `!` and final `/` names this path."""
+    if "/" not in rule:
+        return fnmatch.fnmatchcase(name.rpartition("/")[2], rule)
+    return _match_parts(rule.removeprefix("/").split("/"), name.split("/"))
+
+
+def _match_parts(rule: list[str], name: list[str]) -> bool:
+    if not rule:
+        return not name
+    if rule[0] == "**":
+        return any(_match_parts(rule[1:], name[skip:]) for skip in range(len(name) + 1))
+    return bool(name) and fnmatch.fnmatchcase(name[0], rule[0]) and _match_parts(rule[1:], name[1:])
