@@ -1,12 +1,13 @@
 """`--dir`: a folder packed as a tar stream, without what its ignore files name, and put into a leased sandbox."""
 
 import base64
-import fnmatch
 import io
 import os
 import tarfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+import pathspec
 
 from agentkernel.cli.hot import Failure
 
@@ -87,64 +88,26 @@ def drained(buffer: io.BytesIO, at_least: int) -> Iterator[bytes]:
 
 def wanted_files(directory: str) -> Iterator[tuple[str, str]]:
     """Paths and their names in the archive, parents first, in a stable order."""
-    rules = Rules(ALWAYS_IGNORED)
-    for name in IGNORE_FILES:
-        path = os.path.join(directory, name)
-        if os.path.isfile(path):
-            with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-                rules.add(lines.read().splitlines())
+    ignored = ignore_rules(directory)
     for folder, folders, files in os.walk(directory):
         relative = os.path.relpath(folder, directory)
         prefix = "" if relative == "." else relative + "/"
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = sorted(
-            name for name in folders if name not in links and not rules.ignore(prefix + name, folder=True)
-        )
+        folders[:] = sorted(set(folders) - set(links))
+        folders[:] = [name for name in folders if not ignored.match_file(prefix + name + "/")]
         for name in folders:
             yield os.path.join(folder, name), prefix + name
         for name in sorted(files + links):
-            if not rules.ignore(prefix + name, folder=False):
+            if not ignored.match_file(prefix + name):
                 yield os.path.join(folder, name), prefix + name
 
 
-class Rules:
-    """Ignore rules as git writes them: the last one that matches decides, `!` takes back, a final `/` means folders only,
-    a `/` elsewhere ties the rule to the top folder, `**` crosses folders. Rules of nested files are not read.
-    """
-
-    def __init__(self, lines: tuple[str, ...]) -> None:
-        self._rules: list[tuple[str, bool, bool]] = []
-        self.add(list(lines))
-
-    def add(self, lines: list[str]) -> None:
-        """Append the rules of one file."""
-        for line in lines:
-            rule = line.strip()
-            if not rule or rule.startswith("#"):
-                continue
-            keep = rule.startswith("!")
-            rule = rule.removeprefix("!")
-            self._rules.append((rule.removesuffix("/"), rule.endswith("/"), keep))
-
-    def ignore(self, name: str, *, folder: bool) -> bool:
-        """Whether the name (relative, `/` between folders) is left out."""
-        verdict = False
-        for rule, folders_only, keep in self._rules:
-            if (folder or not folders_only) and matches(rule, name):
-                verdict = not keep
-        return verdict
-
-
-def matches(rule: str, name: str) -> bool:
-    """Whether one rule without its `!` and final `/` names this path."""
-    if "/" not in rule:
-        return fnmatch.fnmatchcase(name.rpartition("/")[2], rule)
-    return _match_parts(rule.removeprefix("/").split("/"), name.split("/"))
-
-
-def _match_parts(rule: list[str], name: list[str]) -> bool:
-    if not rule:
-        return not name
-    if rule[0] == "**":
-        return any(_match_parts(rule[1:], name[skip:]) for skip in range(len(name) + 1))
-    return bool(name) and fnmatch.fnmatchcase(name[0], rule[0]) and _match_parts(rule[1:], name[1:])
+def ignore_rules(directory: str) -> pathspec.GitIgnoreSpec:
+    """Ours, then those of the folder's own ignore files, which may take ours back with `!`."""
+    lines = list(ALWAYS_IGNORED)
+    for name in IGNORE_FILES:
+        path = os.path.join(directory, name)
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8", errors="surrogateescape") as rules:
+                lines += rules.read().splitlines()
+    return pathspec.GitIgnoreSpec.from_lines(lines)

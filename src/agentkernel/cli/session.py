@@ -55,7 +55,7 @@ class Session:
         """Hang up; a command that still runs is killed by the daemon."""
         self._socket.close()
 
-    # --- lines ----------------------------------------------------------------------------------------------------------
+    # --- lines ------------------------------------------------------------------------------------------
 
     def send(self, message: dict[str, object]) -> None:
         """One request line."""
@@ -95,7 +95,7 @@ class Session:
         self.send(message)
         return checked(self.receive())
 
-    # --- run --------------------------------------------------------------------------------------------------------------
+    # --- run ------------------------------------------------------------------------------------------
 
     def run_for_json(self, options: Options) -> int:
         """One `exec`, its reply printed as one line."""
