@@ -1,6 +1,6 @@
-"""`agentkernel run`, kept light: every import here is paid for by every command (benchmarks/cli.py; tests/repo checks the list).
+"""`agentkernel run`, kept light: every import here is paid for by every command (tests/repo checks the list).
 
-It knows the protocol's message shapes by heart, so that it need not import them; tests/unit/cli holds it against `protocol`.
+It knows the message shapes by heart, so that it need not import them; tests/unit/cli holds it against `protocol`.
 """
 
 import os
@@ -49,7 +49,7 @@ Run one command in a fresh sandbox; its output, exit code and signals pass throu
       --minimum-isolation TIER   vm, kernel-proxy, vm-emulated, wasm or container: refuse anything weaker
       --json            print one JSON object with exit_code, stdout, stderr and the isolation used
 
-Exit code: the command's own; 128 + signal; 127 not found, 126 not executable; 124 timed out; 125 agentkernel's own failure.
+Exit code: the command's own; 128 + signal; 127 not found, 126 not executable; 124 timed out; 125 our own failure.
 """
 
 

@@ -1,0 +1,63 @@
+"""Sockets and disks of one machine, in its private folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+from anyio.abc import SocketStream
+
+
+@contextmanager
+def _short(directory: Path, name: str) -> Iterator[str]:
+    """A path to a socket that fits into its 107 bytes however deep the folder lies: through a descriptor of the folder."""
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
+
+
+def listen_below(directory: Path, name: str) -> socket.socket:
+    """A listening Unix socket in that folder. Bound by us, so that nobody waits for a file to appear."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        with _short(directory, name) as path:
+            listener.bind(path)
+        listener.listen(1)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+async def connect_below(directory: Path, name: str) -> SocketStream:
+    """A connection to a socket in that folder; succeeds as soon as somebody listens, before they accept."""
+    with _short(directory, name) as path:
+        return await anyio.connect_unix(path)
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy the data of a sparse file and leave its holes; 0600."""
+    with source.open("rb") as reader, open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "wb") as writer:
+        size = os.fstat(reader.fileno()).st_size
+        os.ftruncate(writer.fileno(), size)
+        for start, end in _extents(reader.fileno(), size):
+            position = start
+            while position < end:
+                position += os.copy_file_range(reader.fileno(), writer.fileno(), end - position, position, position)
+
+
+def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError:
+            return  # ENXIO: nothing but hole from here on
+        position = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, position

@@ -1,0 +1,102 @@
+"""What holds for every test: nothing is left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+PR_SET_CHILD_SUBREAPER = 36
+SETTLE_S = 5.0
+
+hypothesis.settings.register_profile("fast", max_examples=60, deadline=None)
+hypothesis.settings.register_profile("deep", max_examples=20_000, deadline=None)
+hypothesis.settings.load_profile("fast")
+
+KEPT_ROOTS: set[int] = set()
+"""Processes that a session's fixture keeps on purpose; what they start is theirs."""
+
+
+def pytest_sessionstart() -> None:
+    """Orphans of a test become our children, so that they can be seen."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children_of_this_process() -> dict[int, str]:
+    """Direct children, running or not, but for those kept on purpose."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        for word in (task / "children").read_text().split():
+            pid = int(word)
+            if pid not in KEPT_ROOTS:
+                try:
+                    found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+    return found
+
+
+def open_descriptors() -> dict[int, str]:
+    """Descriptors and what they are open on."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+    return found
+
+
+def mounts() -> set[str]:
+    """Mount points of this namespace."""
+    return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def ours_in_shared_folders() -> set[str]:
+    """Names that only this project would leave where everybody writes."""
+    names = set()
+    for folder in ("/tmp", "/dev/shm", "/run"):
+        if os.path.isdir(folder):
+            names |= {f"{folder}/{name}" for name in os.listdir(folder) if name.startswith("agentkernel")}
+    return names
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a child process, a descriptor, a mount or a file."""
+    before = (set(children_of_this_process()), set(open_descriptors().items()), mounts(), ours_in_shared_folders())
+    yield
+    left = leftovers(before)
+    deadline = time.monotonic() + SETTLE_S
+    while left and time.monotonic() < deadline:
+        reap_orphans(before[0])
+        time.sleep(0.02)
+        left = leftovers(before)
+    assert not left, f"left behind: {left}"
+
+
+def leftovers(before: tuple[set[int], set[tuple[int, str]], set[str], set[str]]) -> dict[str, object]:
+    """What is there now and was not before."""
+    now = {
+        "children": {pid: line for pid, line in children_of_this_process().items() if pid not in before[0]},
+        "descriptors": {fd: to for fd, to in open_descriptors().items() if (fd, to) not in before[1]},
+        "mounts": mounts() - before[2],
+        "files": ours_in_shared_folders() - before[3],
+    }
+    now["descriptors"] = {fd: to for fd, to in now["descriptors"].items() if not to.startswith("/proc/")}
+    return {what: found for what, found in now.items() if found}
+
+
+def reap_orphans(kept: set[int]) -> None:
+    """Collect dead orphans that became ours; a test's own children are its own business, but dead ones are nobody's."""
+    for pid in children_of_this_process():
+        if pid not in kept:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                continue
