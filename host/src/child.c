@@ -1,0 +1,86 @@
+#include "child.h"
+
+#include "link.h"
+#include "mounts.h"
+#include "privileges.h"
+#include "seccomp.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Ignored signals and a mask would survive exec, and both the daemon and the supervisor ignore some. */
+static void reset_signals(void) {
+    for (int number = 1; number < NSIG; number++) (void)signal(number, SIG_DFL);
+    sigset_t none;
+    (void)sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static void name_host(void) {
+    static const char NAME[] = "sandbox";
+    if (sethostname(NAME, sizeof NAME - 1) < 0) fail("hostname", errno);
+    if (setdomainname("", 0) < 0) fail("hostname", errno);
+}
+
+/* As root the user namespace comes last: mounts and the other namespaces stay owned by the host's root, so that even a program that
+ * regained every capability in its own user namespace would have none over them. */
+static void enter_user_namespace(void) {
+    if (setgroups(0, NULL) < 0) fail("setgroups", errno);
+    if (unshare(CLONE_NEWUSER) < 0) fail("user namespace", errno);
+    ask_for_maps();
+}
+
+static void redirect(int from, int to) {
+    if (dup2(from, to) < 0) fail("standard streams", errno);
+}
+
+static void connect_streams(const struct config *config) {
+    int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (nothing < 0) fail("/dev/null", errno);
+    int log = config->log_fd >= 0 ? config->log_fd : nothing;
+    redirect(nothing, STDIN_FILENO);
+    redirect(log, STDOUT_FILENO);
+    redirect(log, STDERR_FILENO);
+}
+
+/* Passed descriptors keep their numbers. The link stays until exec closes it, which is how the supervisor learns of success. */
+static void keep_descriptors(const struct config *config) {
+    int keep[MAX_PASSED + 1];
+    for (size_t i = 0; i < config->passed_count; i++) {
+        keep[i] = config->passed[i];
+        if (fcntl(keep[i], F_SETFD, 0) < 0) fail("descriptors", errno);
+    }
+    keep[config->passed_count] = link_fd;
+    close_all_but(keep, config->passed_count + 1);
+}
+
+noreturn void become_program(struct config *config) {
+    (void)umask(0);
+    reset_signals();
+    if (setsid() < 0) fail("setsid", errno);
+    if (!config->as_root) ask_for_maps();
+    name_host();
+    build_root(config);
+    if (config->as_root) enter_user_namespace();
+    connect_streams(config);
+    keep_descriptors(config);
+    apply_limits(config);
+    (void)umask(077);
+    drop_privileges(config);
+    /* After the last change of ids, which clears it (prctl(2)). The supervisor has one thread, so that its end is what is meant. */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0) fail("parent death signal", errno);
+    end_if_orphaned();
+    /* Until exec nobody of this uid may look into what is still a copy of the supervisor. */
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) fail("dumpable", errno);
+    int error = install_filter();
+    if (error != 0) fail("seccomp", error);
+    (void)execve(config->program[0], config->program, config->env);
+    fail("exec", errno);
+}
