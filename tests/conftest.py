@@ -14,8 +14,12 @@ import pytest
 PR_SET_CHILD_SUBREAPER = 36
 SETTLE_S = 5.0
 
-hypothesis.settings.register_profile("fast", max_examples=60, deadline=None)
-hypothesis.settings.register_profile("deep", max_examples=20_000, deadline=None)
+hypothesis.settings.register_profile(
+    "fast", max_examples=100, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile(
+    "deep", max_examples=20_000, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), database=None
+)
 hypothesis.settings.load_profile("fast")
 
 KEPT_ROOTS: set[int] = set()

@@ -49,7 +49,12 @@ class HostLimits:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A key is known, with its limits; may be told again with others. `fill` starts filling now (a configured prewarm mode)."""
+    """A key is known, with its limits. Told again, both values replace the old ones. `fill`: keep it filled always (a
+    configured prewarm mode).
+
+    Tell it before each Asked: a key that nobody used for `recent_use_s` is forgotten, and a key that is not known
+    keeps nothing warm.
+    """
 
     key: Key
     limits: Limits
@@ -58,7 +63,9 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A caller wants a sandbox of a configured key. Answered, now or later, by exactly one Lend or Fail, unless Withdrawn first."""
+    """A caller wants a sandbox of a configured key. Answered, now or later, by exactly one Lend or Fail, unless
+    Withdrawn first.
+    """
 
     ticket: Ticket
     key: Key
@@ -73,7 +80,7 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class PrewarmAsked:
-    """Fill every one of these keys to its minimum. Answered by exactly one Prewarmed or Fail, unless Withdrawn first."""
+    """Fill each of these keys to its minimum. Answered by exactly one Prewarmed or Fail, unless Withdrawn first."""
 
     ticket: Ticket
     keys: tuple[Key, ...]
@@ -142,7 +149,9 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Lend:
-    """Give this sandbox, which nobody has used, to that caller; end with GaveBack or Died. `warm`: it was not booted for this caller."""
+    """Give this sandbox, which nobody has used, to that caller; end with GaveBack or Died. `warm`: it was there, the
+    caller did not wait.
+    """
 
     ticket: Ticket
     sandbox: SandboxId
@@ -151,7 +160,9 @@ class Lend:
 
 @dataclass(frozen=True, slots=True)
 class Destroy:
-    """End it, in the background; answer with Gone. May come for a boot that has not finished: then cancel it and answer Gone."""
+    """End it, in the background; answer with Gone. May come for a boot that has not finished: then cancel it and
+    answer Gone.
+    """
 
     sandbox: SandboxId
 
