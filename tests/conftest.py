@@ -48,9 +48,9 @@ def children_of_this_process() -> dict[int, str]:
 def open_descriptors() -> dict[int, str]:
     """Descriptors and what they are open on."""
     found = {}
-    for name in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            found[int(link.name)] = str(link.readlink())
         except OSError:
             continue
     return found
@@ -63,11 +63,8 @@ def mounts() -> set[str]:
 
 def ours_in_shared_folders() -> set[str]:
     """Names that only this project would leave where everybody writes."""
-    names = set()
-    for folder in ("/tmp", "/dev/shm", "/run"):
-        if os.path.isdir(folder):
-            names |= {f"{folder}/{name}" for name in os.listdir(folder) if name.startswith("agentkernel")}
-    return names
+    folders = [folder for folder in map(Path, ("/tmp", "/dev/shm", "/run")) if folder.is_dir()]
+    return {str(path) for folder in folders for path in folder.glob("agentkernel*")}
 
 
 @pytest.fixture(autouse=True)

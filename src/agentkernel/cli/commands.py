@@ -117,7 +117,7 @@ def logs(*, lines: int, follow: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 def doctor(*, as_json: bool) -> None:
     """Say for each driver whether it works here, how strong it isolates, and what to do if not."""
-    from agentkernel.admin.doctor import verdicts  # noqa: PLC0415 - it boots a VM: only when asked
+    from agentkernel.admin.doctor import verdicts
 
     found = verdicts(_home())
     if as_json:

@@ -85,7 +85,8 @@ def main() -> int:
     if arguments[:1] != ["run"]:
         from agentkernel.cli.commands import main as cold
 
-        return cold()
+        cold()
+        return 0
     if arguments[1:2] in (["-h"], ["--help"]):
         sys.stdout.write(HELP)
         return 0

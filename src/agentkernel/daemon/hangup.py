@@ -17,4 +17,4 @@ async def hung_up(connection: socket.socket) -> None:
     """
     with select.epoll() as watcher:
         watcher.register(connection, 0)
-        await anyio.wait_readable(watcher.fileno())  # type: ignore[arg-type]
+        await anyio.wait_readable(watcher.fileno())

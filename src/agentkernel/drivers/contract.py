@@ -20,7 +20,8 @@ class Process(abc.ABC):
 
     @abc.abstractmethod
     def __aiter__(self) -> AsyncIterator[ExecEvent]:
-        """`Started`, then output, then `Exited`; or `NotStarted` alone. Reading grants the guest credit: stop reading and it stops writing.
+        """`Started`, then output, then `Exited`; or `NotStarted` alone. Reading grants the guest credit: stop reading
+        and it stops writing.
 
         Raises:
             Broken: the sandbox died or broke the protocol.
@@ -46,7 +47,8 @@ class Process(abc.ABC):
 class Guest(abc.ABC):
     """A sandbox that runs: executes, moves files, ends. `LinkGuest` implements it once, over the guest link.
 
-    Every method raises Broken when the sandbox is dead or does not speak the protocol, and Unsupported for a feature it refused.
+    Every method raises Broken when the sandbox is dead or does not speak the protocol, and Unsupported for a feature it
+    refused.
     """
 
     facts: GuestFacts
@@ -73,7 +75,9 @@ class Guest(abc.ABC):
 
     @abc.abstractmethod
     async def read_file(self, path: str, *, offset: int = 0, limit: int | None = None) -> bytes:
-        """Content of a regular file. Raises OSError (errno, path) as the guest reports it; Refused when it holds more than `limit` bytes."""
+        """Content of a regular file. Raises OSError (errno, path) as the guest reports it; Refused when it holds more
+        than `limit` bytes.
+        """
 
     @abc.abstractmethod
     async def write_file(
@@ -83,7 +87,9 @@ class Guest(abc.ABC):
 
     @abc.abstractmethod
     async def put_archive(self, directory: str, chunks: AsyncIterator[bytes], *, owner: str = "") -> int:
-        """Extract a tar stream below a directory; returns the number of members. Raises OSError as the guest reports it."""
+        """Extract a tar stream below a directory; returns the number of members. Raises OSError as the guest reports
+        it.
+        """
 
     @abc.abstractmethod
     async def stat(self, path: str) -> FileEntry:
@@ -124,7 +130,8 @@ class Birth(Protocol):
     """Who it is to be; sent with the greeting, before any command."""
 
     async def record(self, **facts: str | int) -> None:
-        """Commit facts (`pid`, `start_ticks`, `container`) that find a resource again after a crash. Before the resource is made where
+        """Commit facts (`pid`, `start_ticks`, `container`) that find a resource again after a crash. Before the
+        resource is made where
         that is possible, else at once after."""
 
 
@@ -177,7 +184,9 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def probe(self) -> Readiness:
-        """Usable, or why not and what to do. It tries (boots something small under a deadline), it does not look for files."""
+        """Usable, or why not and what to do. It tries (boots something small under a deadline), it does not look for
+        files.
+        """
 
     @abc.abstractmethod
     def boot(self, spec: BootSpec, birth: Birth) -> AbstractAsyncContextManager[Guest]:

@@ -103,6 +103,8 @@ async def run_command(
         if ended is None:
             with anyio.move_on_after(KILL_GRACE_S, shield=True), contextlib.suppress(Broken):
                 await process.kill()
+    if ended is None:
+        raise Broken("the command was given up")
     return _outcome(ended, timed_out=watch.timed_out)
 
 

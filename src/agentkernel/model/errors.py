@@ -1,6 +1,7 @@
 """Errors: one class per decision that the caller can take, and the one table of what each becomes at every door.
 
-`Refused` and its kinds: asking again is useless. `Busy`: ask later. `Broken`: take another sandbox. A deadline is the builtin TimeoutError.
+`Refused` and its kinds: asking again is useless. `Busy`: ask later. `Broken`: take another sandbox. A deadline is the
+builtin TimeoutError.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ DOORS: dict[str, Door] = {
     "timeout": Door(retryable=True, http_status=504, cli_exit=124, mcp_code=-32005),
     "internal": Door(retryable=False, http_status=500, cli_exit=125, mcp_code=-32603),
 }
-"""Error code to its meaning at every door. A test proves that every class above and every code of the protocol is in it."""
+"""Error code to its meaning at every door. A test proves that every class above and every code of the protocol is in
+it.
+"""
 
 
 def code_of(error: BaseException) -> str:

@@ -9,7 +9,9 @@ SandboxId = NewType("SandboxId", str)
 """128 random bits. Every host resource of a sandbox carries it (directory, process name, label), so it is no secret."""
 
 LeaseId = NewType("LeaseId", str)
-"""128 random bits. Knowing one is the right to use the sandbox behind it, so it is in no name, no log and no process list."""
+"""128 random bits. Knowing one is the right to use the sandbox behind it, so it is in no name, no log and no process
+list.
+"""
 
 Digest = NewType("Digest", str)
 """SHA-256 of an artefact's inputs or content, 64 digits."""

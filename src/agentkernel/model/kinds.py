@@ -6,7 +6,9 @@ from enum import StrEnum
 
 
 class Backend(StrEnum):
-    """What a caller asks for. The value is this project's own word; the wire's word for MICROVM is `protocol`'s business."""
+    """What a caller asks for. The value is this project's own word; the wire's word for MICROVM is `protocol`'s
+    business.
+    """
 
     MICROVM = "microvm"
     DOCKER = "docker"

@@ -1,7 +1,7 @@
 """Whether KVM works here: a cheap hint, then one real boot, whose verdict is kept.
 
-`/dev/kvm` may exist and be of no use (a nested host without nested page tables hangs in the guest's first instructions), so only a
-machine that came up proves it.
+`/dev/kvm` may exist and be of no use (a nested host without nested page tables hangs in the guest's first
+instructions), so only a machine that came up proves it.
 """
 
 from __future__ import annotations

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
-from anyio.abc import ByteStream
 
-from agentkernel.drivers.confine import Confinement, ConfinedProcess, confined
+from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tool
 from agentkernel.drivers.link import LinkGuest
@@ -114,37 +113,11 @@ class QemuDriver(Driver):
                 )
                 process = await stack.enter_async_context(confined(confinement, birth))
                 stream = await stack.enter_async_context(await connect_below(birth.directory, "link"))
-            guest = await self._attached(process, stream, spec, birth, accelerator, stack)
+            with _coming_up(process, BOOT_DEADLINE_S[accelerator]):
+                guest = await stack.enter_async_context(LinkGuest.attach(stream, birth.identity, pids=spec.pids))
+                if spec.disk_mib:
+                    await guest.mount_disk(SCRATCH_SERIAL, "ext4", BINDS)
             yield guest
-
-    async def _attached(
-        self,
-        process: ConfinedProcess,
-        stream: ByteStream,
-        spec: BootSpec,
-        birth: Birth,
-        accelerator: Accelerator,
-        stack: AsyncExitStack,
-    ) -> Guest:
-        # A cancel scope cannot be left while the link's task group inside it stays open, so the deadline ends the machine
-        # instead: its stream ends, and the attach with it.
-        deadline_s = BOOT_DEADLINE_S[accelerator]
-        deadline = asyncio.get_running_loop().call_later(deadline_s, process.kill)
-        try:
-            guest = await stack.enter_async_context(LinkGuest.attach(stream, birth.identity, pids=spec.pids))
-            if spec.disk_mib:
-                await guest.mount_disk(SCRATCH_SERIAL, "ext4", BINDS)
-        except (Broken, OSError) as err:
-            late = deadline.when() <= asyncio.get_running_loop().time()
-            reason = f"did not come up within {deadline_s:.0f} s" if late else f"did not come up: {err}"
-            words = process.last_words().strip()[-WORDS_KEPT:]
-            raise Broken(
-                f"the microVM {reason}" + (f"; its last words: {words}" if words else ""),
-                hint="agentkernel doctor tells what works here",
-            ) from err
-        finally:
-            deadline.cancel()
-        return guest
 
     async def _open(self, spec: BootSpec, directory: Path, root: Path | None, stack: ExitStack) -> Descriptors:
         """Everything that QEMU needs, as descriptors that close with the stack."""
@@ -168,3 +141,26 @@ class QemuDriver(Driver):
             root=None if root is None else opened(root, os.O_RDONLY),
             scratch=None if scratch is None else opened(scratch, os.O_RDWR),
         )
+
+
+@contextmanager
+def _coming_up(process: ConfinedProcess, deadline_s: float) -> Iterator[None]:
+    """Hold a boot to its deadline and explain its failure.
+
+    A cancel scope cannot be left while the link's task group inside it stays open, so the deadline ends the machine
+    instead: its stream ends, and the attach with it.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.call_later(deadline_s, process.kill)
+    try:
+        yield
+    except (Broken, OSError) as err:
+        late = deadline.when() <= loop.time()
+        reason = f"did not come up within {deadline_s:.0f} s" if late else f"did not come up: {err}"
+        words = process.last_words().strip()[-WORDS_KEPT:]
+        raise Broken(
+            f"the microVM {reason}" + (f"; its last words: {words}" if words else ""),
+            hint="agentkernel doctor tells what works here",
+        ) from err
+    finally:
+        deadline.cancel()

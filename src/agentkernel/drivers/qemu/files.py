@@ -14,7 +14,7 @@ from anyio.abc import SocketStream
 
 @contextmanager
 def _short(directory: Path, name: str) -> Iterator[str]:
-    """A path to a socket that fits into its 107 bytes however deep the folder lies: through a descriptor of the folder."""
+    """A path that fits into a socket address's 107 bytes however deep the folder lies: through its descriptor."""
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{descriptor}/{name}"
