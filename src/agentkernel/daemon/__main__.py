@@ -1,0 +1,5 @@
+"""`python -m agentkernel.daemon`."""
+
+from agentkernel.daemon.app import main
+
+raise SystemExit(main())

@@ -1,0 +1,179 @@
+"""The daemon's life: lock, configuration, engine, socket; then waiting; then the same backwards."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+import anyio.abc
+
+from agentkernel import __version__
+from agentkernel.daemon.connection import Connection
+from agentkernel.daemon.listener import check_peer, listening, locked
+from agentkernel.daemon.logs import log_to
+from agentkernel.daemon.places import Places, places, prepare
+from agentkernel.daemon.service import Service
+from agentkernel.daemon.settings import load_config
+from agentkernel.drivers.qemu import QemuDriver
+from agentkernel.drivers.qemu.accelerator import Verdicts
+from agentkernel.engine.engine import Engine
+from agentkernel.images.store import Store
+from agentkernel.journal import Journal
+from agentkernel.model.errors import AgentkernelError, Denied, code_of
+from agentkernel.policy.config import Config
+from agentkernel.pool.events import HostLimits
+from agentkernel.protocol.codec import encode_reply, error_reply
+
+log = logging.getLogger(__name__)
+
+FAREWELL_S = 0.2
+"""How long connections may take to read their last replies when the daemon ends."""
+
+
+def main() -> int:
+    """Run until stopped; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="agentkernel daemon", description="Lend sandboxes over a Unix socket.")
+    parser.add_argument("--foreground", action="store_true", help="log to standard error")
+    parser.add_argument("--ready-fd", type=int, help="write `ready` or one JSON error there, then close it")
+    options = parser.parse_args()
+    ready = Readiness(options.ready_fd)
+    os.umask(0o077)
+    try:
+        home = places(os.environ)
+        prepare(home.home)
+        config = load_config(home.config, os.environ)
+        log_to(None if options.foreground else home.log, as_json=config.daemon.log_format == "json")
+        with locked(home):
+            anyio.run(serve, home, config, ready)
+    except AgentkernelError as err:
+        ready.failed(err)
+        sys.stderr.write(f"agentkernel: {err.message}\n" + (f"agentkernel: {err.hint}\n" if err.hint else ""))
+        return 1
+    return 0
+
+
+class Readiness:
+    """Tells whoever started us, once, whether we listen."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)
+
+    def reached(self) -> None:
+        """We accept connections."""
+        self._tell("ready\n")
+
+    def failed(self, err: AgentkernelError) -> None:
+        """We shall not."""
+        self._tell(json.dumps({"message": err.message, "hint": err.hint, "code": code_of(err)}))
+
+    def _tell(self, text: str) -> None:
+        if self._descriptor is not None:
+            with os.fdopen(self._descriptor, "w") as pipe:
+                pipe.write(text)
+            self._descriptor = None
+
+
+async def serve(home: Places, config: Config, ready: Readiness) -> None:
+    """Listen, answer, and end everything when told to."""
+    store = Store(os.environ)
+    driver = QemuDriver(store, Verdicts(store.data / "readiness", home.sandboxes))
+    limits = HostLimits(
+        max_sandboxes=config.pool.max_sandboxes,
+        max_booting=max(1, os.cpu_count() or 1),
+        max_age_s=config.pool.max_age_s,
+    )
+    with listening(home.socket) as listener:
+        async with Journal.open(home.journal) as journal:
+            engine = Engine(
+                drivers={(driver.backend, driver.vmm): driver},
+                journal=journal,
+                directory=home.sandboxes,
+                limits=limits,
+                queue_timeout_s=config.pool.queue_timeout_s,
+                lease_ttl_s=config.pool.lease_ttl_s,
+            )
+            async with engine.running():
+                service = Service(engine, store, config, home)
+                await _serve_until_stopped(listener, service, config, ready)
+    log.info("stopped")
+
+
+async def _serve_until_stopped(listener: socket.socket, service: Service, config: Config, ready: Readiness) -> None:
+    with _stopping_signals(service.stopping):
+        async with anyio.create_task_group() as group:
+            group.start_soon(service.fill)
+            accepting = anyio.CancelScope()
+            group.start_soon(_accept, listener, accepting, service, config.daemon.line_cap_bytes)
+            group.start_soon(_stop_when_idle, service, config.daemon.idle_exit_s)
+            log.info("listening", extra={"pid": os.getpid(), "version": __version__})
+            ready.reached()
+            await service.stopping.wait()
+            accepting.cancel()
+            await anyio.sleep(FAREWELL_S if service.active else 0)
+            group.cancel_scope.cancel()
+
+
+async def _accept(
+    listener: socket.socket, accepting: anyio.CancelScope, service: Service, line_cap_bytes: int
+) -> None:
+    """Serve each client in a task of its own, until `accepting` is cancelled and all are gone."""
+    loop = asyncio.get_running_loop()
+    async with anyio.create_task_group() as clients:
+        with accepting:
+            while True:
+                try:
+                    client, _ = await loop.sock_accept(listener)
+                except OSError as err:
+                    # Out of descriptors, most likely: those who are connected go on, and this passes.
+                    log.warning("cannot accept", extra={"reason": str(err)})
+                    await anyio.sleep(0.1)
+                else:
+                    clients.start_soon(_serve_client, client, service, line_cap_bytes)
+
+
+async def _serve_client(client: socket.socket, service: Service, line_cap_bytes: int) -> None:
+    with client:
+        client.setblocking(False)
+        try:
+            check_peer(client)
+            await Connection(client, service, line_cap_bytes=line_cap_bytes).serve()
+        except Denied as err:
+            log.warning("refused a peer", extra={"reason": err.message})
+            await asyncio.get_running_loop().sock_sendall(client, encode_reply(error_reply(err)))
+        except Exception:
+            log.exception("a connection failed")
+
+
+async def _stop_when_idle(service: Service, idle_exit_s: float) -> None:
+    """End the daemon when nobody has asked for anything for that long; 0 for never."""
+    while idle_exit_s:
+        rest_s = service.last_used_s + idle_exit_s - time.monotonic()
+        if rest_s <= 0 and not service.active:
+            log.info("idle, stopping", extra={"idle_s": idle_exit_s})
+            service.stopping.set()
+            return
+        await anyio.sleep(max(rest_s, 1.0))
+
+
+@contextmanager
+def _stopping_signals(stopping: anyio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
