@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from agentkernel.wire.errors import LinkError
-from agentkernel.wire.fields import FOREIGN, TEXT, U32, U64, Field, Fixed, Many, Payload
+from agentkernel.wire.fields import FOREIGN, TEXT, U32, U64, Cursor, Field, Fixed, Many, Payload, decode_exactly
 from agentkernel.wire.frames import GENERATION, GuestKind, HostKind
 
 FEATURES = frozenset(
@@ -45,7 +45,7 @@ class Hello(Payload):
 
 @dataclass(frozen=True, slots=True)
 class Welcome(Payload):
-    """What the guest is. Of another generation nothing but the number is held to any rule."""
+    """What the guest is. Of another generation nothing but the number, which comes first, is known."""
 
     generation: int
     features: tuple[str, ...]
@@ -55,10 +55,14 @@ class Welcome(Payload):
     kind: ClassVar[int] = GuestKind.WELCOME
     layout: ClassVar[tuple[Field, ...]] = (U32, Many(TEXT), Many(TEXT), Many(TEXT))
 
+    @classmethod
+    def decode(cls, payload: bytes | memoryview) -> Welcome:
+        """As every payload; a guest of another generation may say more, or less, after its number."""
+        generation = U32.take(Cursor(memoryview(payload)))
+        return decode_exactly(cls, payload) if generation == GENERATION else cls(generation, (), (), ())
+
     def verify(self) -> None:
         """Every feature once and in one list, every fact `key=value`, printable, and once."""
-        if self.generation != GENERATION:
-            return
         named = (*self.features, *self.refused)
         if len(set(named)) != len(named) or not all(map(_FEATURE.match, named)):
             raise LinkError("a feature is listed twice or has no proper name")

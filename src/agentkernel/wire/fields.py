@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from agentkernel.wire.errors import LinkError
 
@@ -197,12 +197,20 @@ class Payload:
     @classmethod
     def decode(cls, payload: bytes | memoryview) -> Self:
         """The value of a whole payload. Raises LinkError unless it is used up exactly and means something."""
-        cursor = Cursor(memoryview(payload))
-        message = cls(*[field.take(cursor) for field in cls.layout])
-        if cursor.remaining:
-            raise LinkError(f"a payload has {cursor.remaining} bytes too many")
-        message.verify()
-        return message
+        return decode_exactly(cls, payload)
 
     def verify(self) -> None:
         """Raise LinkError when the values are spelled well and yet not allowed."""
+
+
+Decoded = TypeVar("Decoded", bound=Payload)
+
+
+def decode_exactly(made: type[Decoded], payload: bytes | memoryview) -> Decoded:
+    """What `Payload.decode` does, for those that do more (a slotted dataclass cannot ask `super()`)."""
+    cursor = Cursor(memoryview(payload))
+    message = made(*[field.take(cursor) for field in made.layout])
+    if cursor.remaining:
+        raise LinkError(f"a payload has {cursor.remaining} bytes too many")
+    message.verify()
+    return message

@@ -121,6 +121,10 @@ class GuestLink:
         channel = self._channels.get(number)
         return channel.room_bytes if channel else 0
 
+    def is_open(self, number: int) -> bool:
+        """Whether the host has opened the channel and it has not ended."""
+        return number in self._channels
+
     def _step(self, events: list[Event]) -> bool:
         """Take one thing from the buffer; False when more bytes are needed."""
         if self._epoch is None:

@@ -1,0 +1,105 @@
+"""The driver: socketpairs, tasks, and faults on demand."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import UNIXSocketStream
+
+from agentkernel.drivers.contract import Birth, Driver, Guest
+from agentkernel.drivers.fake.guest import SimulatedGuest
+from agentkernel.drivers.link import LinkGuest
+from agentkernel.model.errors import Broken
+from agentkernel.model.ids import SandboxId
+from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
+from agentkernel.model.readiness import Capabilities, Identity, Readiness
+from agentkernel.model.spec import BootSpec
+
+DECLARED = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT})
+
+
+@dataclass
+class Faults:
+    """What goes wrong; change it at any time.
+
+    Attributes:
+        boot_error: when not empty, every boot raises Broken with it.
+        boots_left: how many boots succeed before `boot_error` is raised; only with a `boot_error`.
+        boot_hangs: a boot waits until it is cancelled.
+        unusable: when not empty, `probe` says so.
+        refused: guest features that new guests refuse.
+    """
+
+    boot_error: str = ""
+    boots_left: int = 0
+    boot_hangs: bool = False
+    unusable: str = ""
+    refused: frozenset[str] = frozenset()
+
+
+@dataclass
+class FakeDriver(Driver):
+    """See the package. `backend` and `vmm` are whatever a test needs them to be.
+
+    Attributes:
+        alive: the guests that run now.
+        reaped: what `reap` was called with, in order.
+    """
+
+    backend: Backend = Backend.MICROVM
+    vmm: Vmm | None = None
+    faults: Faults = field(default_factory=Faults)
+    capabilities: Capabilities = field(default_factory=lambda: Capabilities(DECLARED))
+    alive: dict[SandboxId, SimulatedGuest] = field(default_factory=dict)
+    reaped: list[tuple[SandboxId, dict[str, str | int]]] = field(default_factory=list)
+
+    async def probe(self) -> Readiness:
+        if self.faults.unusable:
+            return Readiness(usable=False, reason=self.faults.unusable, remedy="mend the test")
+        return Readiness(usable=True, isolation=Isolation.CONTAINER, vmm=self.vmm, version="1")
+
+    @asynccontextmanager
+    async def boot(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+        await birth.record(fake=birth.id)
+        await self._fail_as_told()
+        ours, theirs = socket.socketpair()
+        async with (
+            await UNIXSocketStream.from_socket(ours) as stream,
+            await UNIXSocketStream.from_socket(theirs) as far_stream,
+            anyio.create_task_group() as tasks,
+        ):
+            guest = self.alive[birth.id] = SimulatedGuest(far_stream, refused=self.faults.refused)
+            tasks.start_soon(guest.run)
+            failure: Exception | None = None
+            try:
+                identity = Identity(f"sandbox-{birth.id[:8]}", bytes.fromhex(birth.id).ljust(16, b"\0")[:16])
+                async with LinkGuest.attach(stream, identity, pids=spec.pids) as attached:
+                    yield attached
+            except Exception as error:  # noqa: BLE001  # raised again below, where the task group does not wrap it
+                failure = error
+            finally:
+                del self.alive[birth.id]
+                tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _fail_as_told(self) -> None:
+        if self.faults.boot_hangs:
+            await anyio.sleep_forever()
+        if self.faults.boot_error:
+            if self.faults.boots_left == 0:
+                raise Broken(self.faults.boot_error)
+            self.faults.boots_left -= 1
+
+    async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
+        self.reaped.append((sandbox, dict(facts)))
+        self.kill(sandbox)
+
+    def kill(self, sandbox: SandboxId) -> None:
+        """Let a sandbox die as by a lost process: its stream ends. Nothing happens when it does not run."""
+        if sandbox in self.alive:
+            self.alive[sandbox].die()
