@@ -101,3 +101,9 @@ def reap_orphans(kept: set[int]) -> None:
                 os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 continue
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The product runs on asyncio alone."""
+    return "asyncio"
