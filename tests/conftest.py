@@ -35,13 +35,15 @@ def children_of_this_process() -> dict[int, str]:
     """Direct children, running or not, but for those kept on purpose."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
-        for word in (task / "children").read_text().split():
-            pid = int(word)
-            if pid not in KEPT_ROOTS:
-                try:
-                    found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                except (FileNotFoundError, ProcessLookupError):
-                    continue
+        try:
+            pids = [int(word) for word in (task / "children").read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a thread that has just ended
+        for pid in set(pids) - KEPT_ROOTS:
+            try:
+                found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
     return found
 
 

@@ -8,11 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
-from anyio.abc import UNIXSocketStream
 
 from agentkernel.drivers.contract import Birth, Driver, Guest
 from agentkernel.drivers.fake.guest import SimulatedGuest
-from agentkernel.drivers.link import LinkGuest
+from agentkernel.drivers.link import LinkGuest, PlainSocket
 from agentkernel.model.errors import Broken
 from agentkernel.model.ids import SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
@@ -68,8 +67,8 @@ class FakeDriver(Driver):
         await self._fail_as_told()
         ours, theirs = socket.socketpair()
         async with (
-            await UNIXSocketStream.from_socket(ours) as stream,
-            await UNIXSocketStream.from_socket(theirs) as far_stream,
+            PlainSocket(ours) as stream,
+            PlainSocket(theirs) as far_stream,
             anyio.create_task_group() as tasks,
         ):
             guest = self.alive[birth.id] = SimulatedGuest(far_stream, refused=self.faults.refused)

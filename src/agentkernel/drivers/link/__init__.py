@@ -10,6 +10,7 @@ raises Broken with it.
 """
 
 from agentkernel.drivers.link.guest import LinkGuest
+from agentkernel.drivers.link.plain_socket import PlainSocket
 from agentkernel.drivers.link.process import LinkProcess
 
-__all__ = ["LinkGuest", "LinkProcess"]
+__all__ = ["LinkGuest", "LinkProcess", "PlainSocket"]

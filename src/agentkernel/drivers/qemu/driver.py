@@ -15,7 +15,7 @@ import anyio.to_thread
 from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tool
-from agentkernel.drivers.link import LinkGuest
+from agentkernel.drivers.link import LinkGuest, PlainSocket
 from agentkernel.drivers.qemu.accelerator import Verdicts, hardware_hint
 from agentkernel.drivers.qemu.files import connect_below, copy_sparse, listen_below
 from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, arguments
@@ -112,7 +112,8 @@ class QemuDriver(Driver):
                     open_files=OPEN_FILES,
                 )
                 process = await stack.enter_async_context(confined(confinement, birth))
-                stream = await stack.enter_async_context(await connect_below(birth.directory, "link"))
+                stream = PlainSocket(connect_below(birth.directory, "link"))
+                stack.push_async_callback(stream.aclose)
             with _coming_up(process, BOOT_DEADLINE_S[accelerator]):
                 guest = await stack.enter_async_context(LinkGuest.attach(stream, birth.identity, pids=spec.pids))
                 if spec.disk_mib:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import anyio
-from anyio.abc import SocketStream
 
 
 @contextmanager
@@ -35,10 +33,16 @@ def listen_below(directory: Path, name: str) -> socket.socket:
     return listener
 
 
-async def connect_below(directory: Path, name: str) -> SocketStream:
-    """A connection to a socket in that folder; succeeds as soon as somebody listens, before they accept."""
-    with _short(directory, name) as path:
-        return await anyio.connect_unix(path)
+def connect_below(directory: Path, name: str) -> socket.socket:
+    """A connection to a socket in that folder; at once, as soon as somebody listens and before they accept."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        with _short(directory, name) as path:
+            connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def copy_sparse(source: Path, target: Path) -> None:
