@@ -1,0 +1,114 @@
+#include "cgroup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "paths.h"
+
+#define TOP "/sys/fs/cgroup"
+#define ALL TOP "/agentkernel"
+#define PATH_BYTES 96u
+
+static void name_of(char path[PATH_BYTES], uint64_t number, const char *file)
+{
+    snprintf(path, PATH_BYTES, ALL "/%" PRIu64 "%s", number, file);
+}
+
+bool cgroup_prepare(void)
+{
+    /* Each controller on its own: one that the kernel lacks must not take the other with it. */
+    file_store(TOP "/cgroup.subtree_control", "+memory");
+    int error = file_store(TOP "/cgroup.subtree_control", "+pids");
+    if (mkdir(ALL, 0755) != 0 && errno != EEXIST)
+        return false;
+    file_store(ALL "/cgroup.subtree_control", "+memory");
+    file_store(ALL "/cgroup.subtree_control", "+pids");
+    return error == 0;
+}
+
+int cgroup_limit_processes(uint32_t most)
+{
+    char text[16] = "max";
+    return file_store(ALL "/pids.max", most > 0 ? decimal(text, most) : text);
+}
+
+static bool read_number(const char *path, uint32_t *value)
+{
+    char text[24];
+    size_t length = file_load(path, text, sizeof text - 1);
+    if (length == 0 || text[0] < '0' || text[0] > '9')
+        return false;
+    text[length] = 0;
+    *value = (uint32_t)strtoul(text, NULL, 10);
+    return true;
+}
+
+uint32_t cgroup_processes(void)
+{
+    uint32_t count = 0;
+    read_number(ALL "/pids.current", &count);
+    return count;
+}
+
+bool cgroup_is_full(void)
+{
+    uint32_t most;
+    return read_number(ALL "/pids.max", &most) && cgroup_processes() >= most;
+}
+
+int cgroup_make(uint64_t number)
+{
+    char path[PATH_BYTES];
+    name_of(path, number, "");
+    if (mkdir(path, 0755) != 0 && errno != EEXIST)
+        return -1;
+    name_of(path, number, "/cgroup.procs");
+    return open(path, O_WRONLY | O_CLOEXEC);
+}
+
+/* Kernels before 5.14 have no cgroup.kill: freeze, so that nothing forks away, then one by one. */
+static void kill_one_by_one(uint64_t number)
+{
+    char path[PATH_BYTES];
+    char text[4096];
+    name_of(path, number, "/cgroup.freeze");
+    file_store(path, "1");
+    for (int round = 0; round < 100; round++) {
+        char list[PATH_BYTES];
+        name_of(list, number, "/cgroup.procs");
+        size_t length = file_load(list, text, sizeof text - 1);
+        text[length] = 0;
+        if (length == 0)
+            break;
+        for (char *at = text; *at != 0; at++) {
+            pid_t pid = (pid_t)strtol(at, &at, 10);
+            if (pid > 1)
+                kill(pid, SIGKILL);
+            if (*at == 0)
+                break;
+        }
+    }
+    file_store(path, "0");
+}
+
+void cgroup_kill(uint64_t number)
+{
+    char path[PATH_BYTES];
+    name_of(path, number, "/cgroup.kill");
+    if (file_store(path, "1") != 0)
+        kill_one_by_one(number);
+}
+
+bool cgroup_remove(uint64_t number)
+{
+    char path[PATH_BYTES];
+    name_of(path, number, "");
+    return rmdir(path) == 0 || errno == ENOENT;
+}

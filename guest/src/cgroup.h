@@ -1,0 +1,22 @@
+/* One cgroup (v2) per command below a common one that holds the limit of processes, in a machine of our own. */
+#ifndef AK_CGROUP_H
+#define AK_CGROUP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Mounts nothing: /sys/fs/cgroup must be there. False when it is not usable. */
+bool cgroup_prepare(void);
+/* 0 for no limit. Returns 0 or an errno. */
+int cgroup_limit_processes(uint32_t most);
+/* Moving into a cgroup is not stopped by its pids.max, only forking is: so whoever adds a command asks first. */
+bool cgroup_is_full(void);
+/* How many processes commands have now. */
+uint32_t cgroup_processes(void);
+/* Makes cgroup `number`; returns its open cgroup.procs or -1. */
+int cgroup_make(uint64_t number);
+void cgroup_kill(uint64_t number);
+/* True once it is gone: it can not be removed while something lives in it. */
+bool cgroup_remove(uint64_t number);
+
+#endif

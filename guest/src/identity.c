@@ -1,0 +1,137 @@
+#include "identity.h"
+
+#include <fcntl.h>
+#include <linux/random.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "paths.h"
+#include "place.h"
+
+#ifndef RNDRESEEDCRNG
+#define RNDRESEEDCRNG _IO('R', 0x07)
+#endif
+
+static uint64_t count;
+
+uint64_t identity_count(void)
+{
+    return count;
+}
+
+/* Clones of one template hold the same generator state: until this they return the same "random" bytes. */
+static void mix(const uint8_t *entropy)
+{
+    struct {
+        struct rand_pool_info head;
+        uint8_t bytes[ENTROPY_BYTES];
+    } pool;
+    int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return;
+    memset(&pool, 0, sizeof pool);
+    pool.head.entropy_count = 8 * (int)ENTROPY_BYTES;
+    pool.head.buf_size = (int)ENTROPY_BYTES;
+    memcpy(pool.bytes, entropy, ENTROPY_BYTES);
+    /* Without privilege the bytes still go in, uncounted. */
+    if (ioctl(fd, RNDADDENTROPY, &pool) != 0 && write(fd, entropy, ENTROPY_BYTES) < 0)
+        say("agent: the kernel took no entropy");
+    ioctl(fd, RNDRESEEDCRNG);
+    close(fd);
+    explicit_bzero(&pool, sizeof pool);
+}
+
+static bool set_clock(uint64_t clock_ns)
+{
+    struct timespec now = {
+        .tv_sec = (time_t)(clock_ns / 1000000000u),
+        .tv_nsec = (long)(clock_ns % 1000000000u),
+    };
+    /* A container shares its clock with the host, so only a machine may even try. */
+    return place.machine && clock_settime(CLOCK_REALTIME, &now) == 0;
+}
+
+/* Puts "127.0.1.1 NAME" in place of the line that an earlier greeting put there. */
+static void set_hosts(const char *hostname)
+{
+    static const char head[] = "127.0.1.1\t";
+    char old[16384];
+    char new[sizeof old + 300];
+    size_t length = file_load("/etc/hosts", old, sizeof old - 1);
+    size_t used = 0;
+    if (length == sizeof old - 1)
+        return;
+    old[length] = 0;
+    if (length == 0)
+        used = (size_t)snprintf(new, sizeof new, "127.0.0.1\tlocalhost\n::1\tlocalhost\n");
+    for (char *line = old; *line != 0;) {
+        size_t span = strcspn(line, "\n");
+        span += line[span] == '\n';
+        if (strncmp(line, head, sizeof head - 1) != 0) {
+            memcpy(new + used, line, span);
+            used += span;
+        }
+        line += span;
+    }
+    if (used > 0 && new[used - 1] != '\n')
+        new[used++] = '\n';
+    snprintf(new + used, sizeof new - used, "%s%.255s\n", head, hostname);
+    file_replace("/etc/hosts", new, 0644);
+}
+
+static bool set_hostname(const char *hostname)
+{
+    char line[80];
+    size_t length = strlen(hostname);
+    if (length == 0 || length > 64 || !place.pid1 || sethostname(hostname, length) != 0)
+        return false;
+    snprintf(line, sizeof line, "%s\n", hostname);
+    file_replace("/etc/hostname", line, 0644);
+    set_hosts(hostname);
+    return true;
+}
+
+static void set_machine_id(const uint8_t *id)
+{
+    char line[2 * MACHINE_ID_BYTES + 2];
+    if (!place.pid1)
+        return;
+    for (size_t i = 0; i < MACHINE_ID_BYTES; i++)
+        snprintf(line + 2 * i, 3, "%02x", id[i]);
+    line[2 * MACHINE_ID_BYTES] = '\n';
+    line[2 * MACHINE_ID_BYTES + 1] = 0;
+    file_replace("/etc/machine-id", line, 0444);
+}
+
+static void bump(void)
+{
+    char path[256];
+    char line[24];
+    count++;
+    if (!place.run_directory)
+        return;
+    snprintf(path, sizeof path, "%s/generation", place.run_directory);
+    snprintf(line, sizeof line, "%llu\n", (unsigned long long)count);
+    file_replace(path, line, 0644);
+}
+
+struct identity identity_take(const struct hello *hello)
+{
+    struct identity done;
+    mix(hello->entropy);
+    done.clock = set_clock(hello->clock_ns);
+    done.hostname = set_hostname(hello->hostname);
+    set_machine_id(hello->machine_id);
+    bump();
+    return done;
+}
+
+void identity_refresh(uint64_t clock_ns, const uint8_t *entropy)
+{
+    mix(entropy);
+    set_clock(clock_ns);
+    bump();
+}

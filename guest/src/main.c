@@ -1,0 +1,166 @@
+/* The agent: one thread, one loop. What is decided where is in guest/README.md. */
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "exec.h"
+#include "files.h"
+#include "init.h"
+#include "loop.h"
+#include "place.h"
+#include "session.h"
+#include "transport.h"
+
+#define FLUSH_MS 2000
+/* Descriptors for 512 commands' pipes; a container's own limit may be lower. */
+#define DESCRIPTORS_WANTED 65536u
+
+struct place place;
+static bool told_to_end;
+
+void say(const char *format, ...)
+{
+    char line[512];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(line, sizeof line - 1, format, arguments);
+    va_end(arguments);
+    if (length < 0)
+        return;
+    size_t used = (size_t)length < sizeof line - 1 ? (size_t)length : sizeof line - 2;
+    line[used++] = '\n';
+    ssize_t ignored = write(2, line, used);
+    (void)ignored;
+}
+
+static void signal_ready(struct source *source, uint32_t events)
+{
+    struct signalfd_siginfo info;
+    (void)events;
+    while (read(source->fd, &info, sizeof info) == (ssize_t)sizeof info)
+        if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
+            told_to_end = !place.machine;
+    exec_reap();
+}
+
+/* Blocked rather than ignored: an ignored signal would be inherited, a blocked one only makes write() say EPIPE. */
+static void prepare_signals(struct source *signals)
+{
+    sigset_t all;
+    sigset_t heard;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    sigemptyset(&heard);
+    sigaddset(&heard, SIGCHLD);
+    sigaddset(&heard, SIGTERM);
+    sigaddset(&heard, SIGINT);
+    /* Whoever started us may have ignored SIGCHLD, and then nobody could be waited for. */
+    signal(SIGCHLD, SIG_DFL);
+    signals->fd = signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
+    signals->ready = signal_ready;
+    loop_watch(signals, EPOLLIN);
+}
+
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    struct rlimit wanted = {DESCRIPTORS_WANTED, DESCRIPTORS_WANTED};
+    if (setrlimit(RLIMIT_NOFILE, &wanted) == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static bool prepare_transport(int argc, char **argv, int at)
+{
+    if (at < argc && strcmp(argv[at], "--stdio") == 0)
+        return transport_stdio();
+    if (at + 1 < argc && strcmp(argv[at], "--socket") == 0)
+        return transport_socket(argv[at + 1]);
+    return transport_find();
+}
+
+static void finish(void)
+{
+    if (place.machine)
+        init_quiet_down();
+    else
+        exec_kill_all(); /* a container's files are in its host's kernel, which lives on: nothing to sync */
+    if (session.ending) {
+        out_frame(&session.out, 0, ENDING, NULL);
+        transport_flush(FLUSH_MS);
+    }
+    if (place.machine)
+        init_power_off();
+}
+
+static void run(void)
+{
+    while (!told_to_end) {
+        transport_step(!session_step());
+        bool stuck = session_step(); /* what was just read */
+        bool busy = files_step();
+        exec_step();
+        transport_step(false);
+        int patience = busy ? 0 : transport_patience();
+        if (transport_over() || session.ending)
+            break;
+        if (stuck && !busy && !out_takes_answers(&session.out))
+            patience = -1; /* until the host takes some of its answers */
+        else if (stuck)
+            patience = 0;
+        loop_turn(patience);
+    }
+}
+
+static int usage(void)
+{
+    say("usage: agent [--run-directory DIRECTORY] --stdio | --socket PATH     (without arguments: as PID 1 of a machine)");
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    struct source signals = {.fd = -1};
+    int at = 1;
+    place.pid1 = getpid() == 1;
+    place.root = geteuid() == 0;
+    place.run_directory = place.pid1 ? "/run/agentkernel" : NULL;
+    if (at + 1 < argc && strcmp(argv[at], "--run-directory") == 0) {
+        place.run_directory = argv[at + 1];
+        at += 2;
+    }
+    bool told = at < argc && argv[at][0] == '-' && argv[at][1] == '-';
+    /* A kernel hands words of its command line to init, so anything without dashes is no argument of ours. */
+    place.machine = place.pid1 && !told;
+    if (!told && !place.pid1)
+        return usage();
+    umask(0);
+    if (place.machine)
+        init_machine();
+    else
+        syscall(SYS_close_range, 3u, ~0u, 0u);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    raise_descriptor_limit();
+    loop_prepare();
+    prepare_signals(&signals);
+    session_prepare();
+    if (!prepare_transport(argc, argv, at)) {
+        say("agent: no transport: %s", strerror(errno));
+        if (place.machine)
+            init_power_off();
+        return 1;
+    }
+    run();
+    finish();
+    return 0;
+}

@@ -1,0 +1,41 @@
+/* One new process, without copying page tables: the child borrows our memory until it has executed its program. */
+#ifndef AK_SPAWN_H
+#define AK_SPAWN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include "users.h"
+
+enum step { STEP_FORK, STEP_CGROUP, STEP_RLIMIT, STEP_USER, STEP_CWD, STEP_PROGRAM };
+
+struct limit {
+    unsigned resource;
+    struct rlimit value;
+};
+
+struct spawn {
+    char *const *argv;
+    char *const *env;
+    const char *path; /* value of PATH in env, or NULL */
+    const char *cwd;
+    const struct user *user;
+    bool change_user;
+    bool reset_oom; /* our own oom_score_adj is not for children */
+    int descriptors[3];
+    int cgroup; /* open cgroup.procs, or -1 */
+    const struct limit *limits;
+    size_t limit_count;
+    /* set on failure */
+    enum step step;
+    int error;
+    unsigned resource; /* the limit that failed */
+};
+
+/* The pid, or -1 with step and error set. */
+pid_t spawn(struct spawn *s);
+const char *step_name(enum step step);
+
+#endif
