@@ -14,7 +14,8 @@ _BLOCK = 512
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry. `name` is relative; a directory's mode carries S_IFDIR and its content is empty; `rdev` is (major, minor)."""
+    """One entry. `name` is relative; a directory's mode carries S_IFDIR and its content is empty; `rdev` is (major,
+    minor)."""
 
     name: str
     mode: int

@@ -1,4 +1,5 @@
-"""The guest kernel: the distribution's cloud kernel package, unpacked; and the initramfs that carries our agent and the modules."""
+"""The guest kernel: the distribution's cloud kernel package, unpacked; and the initramfs that carries our agent and
+the modules."""
 
 from __future__ import annotations
 

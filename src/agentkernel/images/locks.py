@@ -13,11 +13,13 @@ from agentkernel.images import process
 
 @asynccontextmanager
 async def locked(path: Path) -> AsyncIterator[None]:
-    """Hold the lock file `path` exclusively. It ends with the process however that ends, so a crash leaves no lock behind."""
+    """Hold the lock file `path` exclusively. It ends with the process however that ends, so a crash leaves no lock
+    behind."""
     descriptor = _open(path)
     try:
         if not _try(descriptor):
-            # A lock belongs to the open file, not to the process: the child that waits for it on our descriptor gets it for us,
+            # A lock belongs to the open file, not to the process: the child that waits for it on our descriptor gets
+            # it for us,
             # and can be killed when we are cancelled, which a thread that hangs in flock(2) cannot.
             await process.run(["flock", "--exclusive", str(descriptor)], pass_fds=[descriptor])
         yield

@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 NAME = "manifest.json"
 SPARSE = ".ext4"
-"""Files of this suffix are nearly all holes and may be a TiB: their digest is over what is not zero, and where it is."""
+"""Files of this suffix are nearly all holes and may be a TiB: their digest is over what is not zero, and where it
+is."""
 _CHUNK = 1 << 16
 
 
@@ -94,7 +95,8 @@ class Manifest:
 
 
 def _sparse_digest(stream: BinaryIO, size: int) -> str:
-    """SHA-256 over the chunks that hold anything, each after its offset, and the size. A copy without holes has the same."""
+    """SHA-256 over the chunks that hold anything, each after its offset, and the size. A copy without holes has the
+    same."""
     total = hashlib.sha256(b"%d\n" % size)
     at = 0
     while at < size:

@@ -1,6 +1,7 @@
 """Which kernel modules a guest needs, and in what order they load. Pure, over modules already read.
 
-The order comes from the modules themselves (`depends=` and `softdep=` in their `.modinfo`), because a kernel package has no modules.dep:
+The order comes from the modules themselves (`depends=` and `softdep=` in their `.modinfo`), because a kernel package
+has no modules.dep:
 that is made by depmod where the package is installed.
 Source: include/linux/module.h, MODULE_INFO and MODULE_SOFTDEP.
 """

@@ -1,4 +1,5 @@
-"""Where trees with foreign owners are made: private namespaces, entered as root or with the user's range of subordinate ids."""
+"""Where trees with foreign owners are made: private namespaces, entered as root or with the user's range of
+subordinate ids."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from agentkernel.images import process
+from agentkernel.images.trouble import ChildError
 from agentkernel.model.errors import Unsupported
 
 _PRIVATE = ("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child")
@@ -27,7 +29,8 @@ def entry() -> list[str]:
     if shutil.which("newuidmap") is None or not (_has_range("/etc/subuid", user) and _has_range("/etc/subgid", user)):
         raise Unsupported(
             "building an image without root needs a range of subordinate user ids",
-            hint=f"install the package uidmap and give {user} a range in /etc/subuid and /etc/subgid, or run setup as root",
+            hint=f"install the package uidmap and give {user} a range in /etc/subuid and /etc/subgid, or run "
+            "setup as root",
         )
     return [*_PRIVATE, "--user", "--map-root-user", "--map-auto", "--"]
 
@@ -52,12 +55,10 @@ async def inside(*words: str | Path, on_line: Callable[[str], None] | None = Non
 
 async def remove(folder: Path) -> None:
     """Remove a tree, whoever owns the files in it; what cannot be removed stays."""
-    if not folder.exists():
-        return
     if os.geteuid() == 0:
         await process.run(["rm", "-rf", "--", folder])
         return
     try:
         await inside("remove", folder)
-    except (Unsupported, process.ChildFailed):
+    except (Unsupported, ChildError):
         await process.run(["sh", "-c", 'rm -rf -- "$1" || true', "sh", folder])

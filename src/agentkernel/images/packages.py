@@ -1,6 +1,7 @@
 """Packages from the archive: a private apt, with its own state below the data folder, that never touches the host's.
 
-apt checks the archive's signatures and what it downloads; every package is hashed once more against the signed index before it is used.
+apt checks the archive's signatures and what it downloads; every package is hashed once more against the signed index
+before it is used.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import anyio.to_thread
 from agentkernel.images import process
 from agentkernel.images.progress import Progress
 from agentkernel.images.sources import Distribution, Source
-from agentkernel.images.trouble import ChildFailed, free_mib, no_space
+from agentkernel.images.trouble import ChildError, free_mib, no_space
 from agentkernel.model.errors import AgentkernelError, Unsupported
 
 _LISTS_FRESH_S = 3600
@@ -76,12 +77,13 @@ class PrivateApt:
 
         Raises:
             Unsupported: this host has no apt.
-            ChildFailed: the archive cannot be reached or is not signed as it should be.
+            ChildError: the archive cannot be reached or is not signed as it should be.
         """
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
             raise Unsupported(
                 "this host has no apt-get and dpkg-deb to fetch packages with",
-                hint="install apt and dpkg, or install the tools and kernel as README.md lists them for your distribution",
+                hint="install apt and dpkg, or install the tools and kernel as README.md lists them for your "
+                "distribution",
             )
         for name in ("lists/partial", "debs/partial", "empty/partial"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -106,14 +108,15 @@ class PrivateApt:
         file.write_text(text)
         try:
             await self._apt("update", "-q", "-o", "APT::Update::Error-Mode=any")
-        except ChildFailed:
+        except ChildError:
             if not any(source.optional for source in self.sources):
                 raise
             file.write_text("".join(f"{source.line()}\n" for source in self.sources if not source.optional))
             await self._apt("update", "-q", "-o", "APT::Update::Error-Mode=any")
 
     async def _configure(self) -> None:
-        """Write apt.conf. APT_CONFIG is read first, so it can keep the host's files (and their hooks) from being read at all."""
+        """Write apt.conf. APT_CONFIG is read first, so it can keep the host's files (and their hooks) from being read
+        at all."""
         if self._environment:
             return
         here = str(self.folder)
@@ -206,7 +209,8 @@ class PrivateApt:
         return found
 
     async def fetch(self, closure: Closure, progress: Progress, stage: str, *, times_unpacked: int = 1) -> list[Path]:
-        """Have all package files of a closure in the cache, each checked against its digest; what is there already is kept.
+        """Have all package files of a closure in the cache, each checked against its digest; what is there already is
+        kept.
 
         Args:
             times_unpacked: how often what is in them will lie on the disk at the same time, for the check of free room.

@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import ByteReceiveStream, Process
 from anyio.streams.text import TextReceiveStream
 
-from agentkernel.images.trouble import ChildFailed
+from agentkernel.images.trouble import ChildError
 
 _STDOUT_CAP = 64 << 20
 """Characters of output kept; a package list with digests is below 1 MiB."""
@@ -43,11 +43,12 @@ async def run(
 ) -> str:
     """Run a program to its end and return its standard output.
 
-    It has a session of its own; a cancelled caller kills all of it. Its standard input is a pipe that only this process holds open, so
+    It has a session of its own; a cancelled caller kills all of it. Its standard input is a pipe that only this
+    process holds open, so
     a script can see us go even where the parent-death signal does not reach (new user namespaces clear it).
 
     Raises:
-        ChildFailed: it ended with a status other than 0; carries the end of its output.
+        ChildError: it ended with a status other than 0; carries the end of its output.
     """
     command = [str(part) for part in argv]
     program = Path(command[0]).name
@@ -69,7 +70,7 @@ async def run(
             _kill_session(process)
             await process.aclose()
     if status != 0:
-        raise ChildFailed(program, status, output.tail())
+        raise ChildError(program, status, output.tail())
     return output.text()
 
 

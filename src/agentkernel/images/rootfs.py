@@ -23,7 +23,8 @@ from agentkernel.images.trouble import free_mib, no_space
 
 IMAGE = "root.erofs"
 FORMAT = "erofs-uncompressed-1"
-"""Changes when the way an image is packed does, so that older ones are not taken for it. The script's text is an input by itself."""
+"""Changes when the way an image is packed does, so that older ones are not taken for it. The script's text is an
+input by itself."""
 
 _ESSENTIAL = ("?essential", "apt")
 _MINIMAL = (*_ESSENTIAL, "?priority(required)")
@@ -153,7 +154,15 @@ class RootBuild:
         """Times stay as they are: Python's compiled files carry the time of their source."""
         self.progress(self.stage, "pack")
         name = str(uuid.UUID(self.digest[:32]))
-        make = [*self.shop.program("mkfs.erofs"), "--quiet", "-d0", "-U", name, self.folder / IMAGE, self.tree]
+        make: list[str | Path] = [
+            *self.shop.program("mkfs.erofs"),
+            "--quiet",
+            "-d0",
+            "-U",
+            name,
+            self.folder / IMAGE,
+            self.tree,
+        ]
         await namespace.inside("run", *make)
 
 

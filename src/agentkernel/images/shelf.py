@@ -1,4 +1,5 @@
-"""The data folder: artefacts by kind and digest, made beside their place and renamed into it, checked when they are used."""
+"""The data folder: artefacts by kind and digest, made beside their place and renamed into it, checked when they are
+used."""
 
 from __future__ import annotations
 
@@ -134,7 +135,10 @@ class Shelf:
     async def _restamped(self, kind: str, digest: str) -> Artefact | None:
         """An artefact whose files were touched or copied but hold what they should: its stamps are written anew."""
         artefact = self._read(kind, digest)
-        if artefact is None or await anyio.to_thread.run_sync(_all_faults, artefact):
+        if artefact is None:
+            return None
+        faults = await anyio.to_thread.run_sync(_all_faults, artefact)
+        if faults:
             return None
         files = {name: FileFacts.of(artefact.folder / name) for name in artefact.manifest.files}
         replace(artefact.manifest, files=files).write(artefact.folder)
@@ -242,7 +246,8 @@ def _seal(kind: str, digest: str, folder: Path, recorded: Recorded) -> None:
 
 
 def _sync(path: Path) -> None:
-    """A power cut must not leave a manifest that is whole beside an image that is not; the digest would tell, the quick check not."""
+    """A power cut must not leave a manifest that is whole beside an image that is not; the digest would tell, the
+    quick check not."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,5 @@
-"""Where packages come from: the host's own package sources, read; or the mirror the user named. Pure, but for `read_host`."""
+"""Where packages come from: the host's own package sources, read; or the mirror the user named. Pure, but for
+`read_host`."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ FALLBACK = Distribution("debian", "bookworm")
 
 
 def distribution_of(os_release: str) -> Distribution | None:
-    """The distribution whose archive the host uses, from the text of os-release; None for one that has no apt archive we know.
+    """The distribution whose archive the host uses, from the text of os-release; None for one that has no apt archive
+    we know.
 
     Source: os-release(5); derivatives name what they are made from in UBUNTU_CODENAME or DEBIAN_CODENAME.
     """
@@ -130,7 +132,8 @@ def read_host(etc: Path = Path("/etc/apt")) -> list[Source]:
 
 
 def choose(host: Iterable[Source], distribution: Distribution | None, environ: Mapping[str, str]) -> list[Source]:
-    """The sources to use: of the host's own those of its distribution, backports derived; or all from AGENTKERNEL_MIRROR.
+    """The sources to use: of the host's own those of its distribution, backports derived; or all from
+    AGENTKERNEL_MIRROR.
 
     Raises:
         Unsupported: neither is there.

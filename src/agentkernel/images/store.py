@@ -17,7 +17,7 @@ from agentkernel.images.kernel import GuestKernel
 from agentkernel.images.manifest import FileFacts, disk_bytes
 from agentkernel.images.packages import PrivateApt
 from agentkernel.images.progress import Progress, silent
-from agentkernel.images.recipe import Cookbook, Recipe, digest_of
+from agentkernel.images.recipe import Cookbook, digest_of
 from agentkernel.images.rootfs import RootBuild, Workshop
 from agentkernel.images.shelf import KINDS, Artefact, Recorded, Shelf
 from agentkernel.images.sources import FALLBACK, Source, choose, distribution_of, read_host
@@ -65,7 +65,8 @@ class Store:
     """All artefacts of one user. Implements the drivers' `Artifacts`.
 
     Args:
-        environ: where AGENTKERNEL_DATA, AGENTKERNEL_HOME, AGENTKERNEL_MIRROR and AGENTKERNEL_KERNEL (`backports`, `stable`) are read.
+        environ: where AGENTKERNEL_DATA, AGENTKERNEL_HOME, AGENTKERNEL_MIRROR and AGENTKERNEL_KERNEL (`backports`,
+        `stable`) are read.
         progress: told of builds that a method starts which takes no `progress` itself.
     """
 
@@ -108,7 +109,8 @@ class Store:
     def _generation(self, runtime: str) -> str:
         """A token that changes whenever an image is given up.
 
-        Packages get updates, so building the same recipe again gives other bytes; a digest must never mean two images, because
+        Packages get updates, so building the same recipe again gives other bytes; a digest must never mean two
+        images, because
         templates keep pages of theirs in memory.
         """
         path = self.data / "generations" / runtime
@@ -146,7 +148,8 @@ class Store:
         return Runtime(name, self._cookbook.lineage(name)[-1].description, digest, image is not None, size, created)
 
     async def ensure(self, runtime: str, progress: Progress | None = None) -> Digest:
-        """The digest of a runtime's image, which is built first when it is missing. Callers at the same time share one build.
+        """The digest of a runtime's image, which is built first when it is missing. Callers at the same time share
+        one build.
 
         Raises:
             NotFound, Refused: as `resolve`.
@@ -176,7 +179,8 @@ class Store:
     # --- what drivers ask for ---
 
     async def root(self, image: Digest) -> Path:
-        """Read-only root file system image of that digest; built when it is the current one of a runtime and not there yet.
+        """Read-only root file system image of that digest; built when it is the current one of a runtime and not
+        there yet.
 
         Raises:
             NotFound: no such image (any more): resolve the runtime again.
@@ -344,7 +348,8 @@ class Store:
         return await self._shelf.remove(kind, artefact.digest)
 
     async def prune(self) -> int:
-        """Remove what nothing refers to any more: older images, kernels, trees; downloaded packages. Returns the bytes freed."""
+        """Remove what nothing refers to any more: older images, kernels, trees; downloaded packages. Returns the
+        bytes freed."""
         freed = 0
         current: dict[str, set[str]] = {"images": {self.resolve(name) for name in self._cookbook.names()}}
         for kind in ("tools", "kernels", "initramfs"):

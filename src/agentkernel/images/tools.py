@@ -1,6 +1,7 @@
 """Host programs: from a private tree of unpacked packages where the host has apt, from the system elsewhere.
 
-The tree is a root of its own, with its C library: a confined VMM is pivoted into it, and its other programs run from where they are,
+The tree is a root of its own, with its C library: a confined VMM is pivoted into it, and its other programs run from
+where they are,
 without root, through the tree's own dynamic loader.
 """
 
@@ -11,6 +12,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -107,7 +109,7 @@ async def build_tree(folder: Path, debs: Sequence[Path], closure: Closure, machi
     for deb in debs:
         await process.run(["dpkg-deb", "--extract", deb, root])
     for name in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/info"):
-        await anyio.to_thread.run_sync(lambda name=name: shutil.rmtree(root / name, ignore_errors=True))
+        await anyio.to_thread.run_sync(partial(shutil.rmtree, root / name, ignore_errors=True))
     qemu = _program(root, machine.qemu, ("usr/bin",))
     if qemu is None:
         raise AgentkernelError(f"the archive's {machine.qemu_package} does not hold {machine.qemu}")

@@ -1,4 +1,5 @@
-"""What went wrong, in words: operating system errors and the last words of programs, made into errors that say what to do."""
+"""What went wrong, in words: operating system errors and the last words of programs, made into errors that say what
+to do."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ _OFFLINE = (
 _UNSIGNED = ("NO_PUBKEY", "is not signed", "signatures couldn't be verified", "signatures were invalid", "BADSIG")
 
 
-class ChildFailed(AgentkernelError):
+class ChildError(AgentkernelError):
     """A program that we ran ended badly.
 
     Attributes:
@@ -49,7 +50,8 @@ def no_space(doing: str, folder: Path, need_mib: int | None) -> Busy:
     need = f"; it needs about {need_mib} MiB" if need_mib else ""
     return Busy(
         f"no space left in {folder} while {doing}: {free_mib(folder)} MiB free{need}",
-        hint="free some space, run `agentkernel images prune`, or point AGENTKERNEL_DATA to a larger disk; nothing partial was kept",
+        hint="free some space, run `agentkernel images prune`, or point AGENTKERNEL_DATA to a larger disk; "
+        "nothing partial was kept",
     )
 
 
@@ -57,7 +59,7 @@ def explained(error: Exception, *, doing: str, folder: Path, need_mib: int | Non
     """The error to raise instead of `error`, which happened while `doing` something that writes to `folder`."""
     if isinstance(error, OSError):
         return _from_errno(error, doing, folder, need_mib)
-    if isinstance(error, ChildFailed):
+    if isinstance(error, ChildError):
         return _from_output(error, doing, folder, need_mib)
     if isinstance(error, AgentkernelError):
         return error
@@ -75,17 +77,19 @@ def _from_errno(error: OSError, doing: str, folder: Path, need_mib: int | None) 
     return AgentkernelError(f"{doing} failed: {error}")
 
 
-def _from_output(error: ChildFailed, doing: str, folder: Path, need_mib: int | None) -> AgentkernelError:
+def _from_output(error: ChildError, doing: str, folder: Path, need_mib: int | None) -> AgentkernelError:
     if any(words in error.output for words in _FULL):
         return no_space(doing, folder, need_mib)
     if any(words in error.output for words in _UNSIGNED):
         return Refused(
             f"the package archive's signature did not verify while {doing}: {error.message}",
-            hint="install the archive's keyring (debian-archive-keyring or ubuntu-keyring); unsigned packages are never used",
+            hint="install the archive's keyring (debian-archive-keyring or ubuntu-keyring); unsigned packages "
+            "are never used",
         )
     if any(words in error.output for words in _OFFLINE):
         return Busy(
             f"the package archive cannot be reached while {doing}: {error.message}",
-            hint="check the network and proxy, or set AGENTKERNEL_MIRROR to a reachable archive, then run the same again",
+            hint="check the network and proxy, or set AGENTKERNEL_MIRROR to a reachable archive, then run the "
+            "same again",
         )
     return AgentkernelError(f"{doing} failed: {error.message}")

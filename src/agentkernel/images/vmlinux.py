@@ -1,6 +1,7 @@
 """The uncompressed kernel inside a bzImage. Pure.
 
-QEMU enters such an ELF file through its PVH note, which skips the real-mode and decompression code; emulated, that saves a second.
+QEMU enters such an ELF file through its PVH note, which skips the real-mode and decompression code; emulated, that
+saves a second.
 Source: Documentation/arch/x86/boot.rst (setup_sects, payload_offset, payload_length) of the Linux kernel.
 """
 
@@ -10,13 +11,28 @@ import bz2
 import gzip
 import lzma
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
-_STDLIB = {
-    b"\x1f\x8b": lambda data: gzip.decompress(data),
-    b"BZh": lambda data: bz2.decompress(data),
-    b"\xfd7zXZ\0": lambda data: lzma.LZMADecompressor().decompress(data),
-    b"\x5d\0\0": lambda data: lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(data),
+
+def _gunzip(data: bytes) -> bytes:
+    return gzip.decompress(data)
+
+
+def _unxz(data: bytes) -> bytes:
+    """Only the first stream: the kernel's build appends four bytes to it."""
+    return lzma.LZMADecompressor().decompress(data)
+
+
+def _unlzma(data: bytes) -> bytes:
+    return lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(data)
+
+
+_STDLIB: dict[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": _gunzip,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ\0": _unxz,
+    b"\x5d\0\0": _unlzma,
 }
 _PROGRAMS = {b"\x28\xb5\x2f\xfd": "zstd", b"\x02\x21\x4c\x18": "lz4", b"\x04\x22\x4d\x18": "lz4"}
 
@@ -37,7 +53,8 @@ def payload_of(image: bytes) -> Payload | None:
     if any(data.startswith(magic) for magic in _STDLIB):
         return Payload(data, None)
     program = next((name for magic, name in _PROGRAMS.items() if data.startswith(magic)), None)
-    # The kernel's build appends the unpacked size to what these programs wrote, and they take it for a damaged second stream.
+    # The kernel's build appends the unpacked size to what these programs wrote, and they take it for a damaged second
+    # stream.
     return Payload(data[:-4], program) if program else None
 
 

@@ -1,4 +1,5 @@
-"""Programs that PyPI carries: fetched by this interpreter's pip, which checks the index's hash, and unpacked into an overlay."""
+"""Programs that PyPI carries: fetched by this interpreter's pip, which checks the index's hash, and unpacked into an
+overlay."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path, PurePosixPath
 
+import anyio
 import anyio.to_thread
 
 from agentkernel.images import process
@@ -15,35 +17,32 @@ from agentkernel.images.progress import Progress
 from agentkernel.images.recipe import Wheel
 from agentkernel.model.errors import AgentkernelError
 
+_DOWNLOAD = ("download", "--quiet", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check")
+
 
 async def lay_out(wheel: Wheel, downloads: Path, overlay: Path, progress: Progress, stage: str) -> str:
     """Fetch a wheel and unpack its parts below `overlay`; returns its file name, which carries the version.
 
     Raises:
-        ChildFailed: pip cannot get it.
+        ChildError: pip cannot get it.
         AgentkernelError: it does not hold what the recipe says.
     """
     progress(stage, f"fetch {wheel.requirement}")
-    downloads.mkdir(parents=True, exist_ok=True)
-    words = [
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--disable-pip-version-check",
-        "--dest",
-        downloads,
-    ]
-    await process.run([sys.executable, "-m", "pip", *words, wheel.requirement], env=process.caller_environment("PIP_"))
+    await anyio.Path(downloads).mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", *_DOWNLOAD, "--dest", downloads, wheel.requirement]
+    await process.run(command, env=process.caller_environment("PIP_"))
+    name = await anyio.to_thread.run_sync(_unpack_only, downloads, wheel, overlay / wheel.target.lstrip("/"))
+    await anyio.to_thread.run_sync(shutil.rmtree, downloads)
+    return name
+
+
+def _unpack_only(downloads: Path, wheel: Wheel, target: Path) -> str:
+    """Unpack the one file that is there; returns its name."""
     files = sorted(downloads.glob("*.whl"))
     if len(files) != 1:
         raise AgentkernelError(f"pip brought {len(files)} wheels for {wheel.requirement}, not one")
-    target = overlay / wheel.target.lstrip("/")
-    await anyio.to_thread.run_sync(_unpack, files[0], wheel, target)
-    name = files[0].name
-    await anyio.to_thread.run_sync(shutil.rmtree, downloads)
-    return name
+    _unpack(files[0], wheel, target)
+    return files[0].name
 
 
 def _unpack(file: Path, wheel: Wheel, target: Path) -> None:
