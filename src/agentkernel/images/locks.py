@@ -18,9 +18,8 @@ async def locked(path: Path) -> AsyncIterator[None]:
     descriptor = _open(path)
     try:
         if not _try(descriptor):
-            # A lock belongs to the open file, not to the process: the child that waits for it on our descriptor gets
-            # it for us,
-            # and can be killed when we are cancelled, which a thread that hangs in flock(2) cannot.
+            # A lock belongs to the open file, not to the process: the child that waits for it on our descriptor gets it
+            # for us, and can be killed when we are cancelled, which a thread that hangs in flock(2) cannot.
             await process.run(["flock", "--exclusive", str(descriptor)], pass_fds=[descriptor])
         yield
     finally:

@@ -43,9 +43,9 @@ async def run(
 ) -> str:
     """Run a program to its end and return its standard output.
 
-    It has a session of its own; a cancelled caller kills all of it. Its standard input is a pipe that only this
-    process holds open, so
-    a script can see us go even where the parent-death signal does not reach (new user namespaces clear it).
+    It has a session of its own; a cancelled caller kills all of it. Its standard input is a pipe that only this process
+    holds open, so a script can see us go even where the parent-death signal does not reach (new user namespaces clear
+    it).
 
     Raises:
         ChildError: it ended with a status other than 0; carries the end of its output.

@@ -109,9 +109,8 @@ class Store:
     def _generation(self, runtime: str) -> str:
         """A token that changes whenever an image is given up.
 
-        Packages get updates, so building the same recipe again gives other bytes; a digest must never mean two
-        images, because
-        templates keep pages of theirs in memory.
+        Packages get updates, so building the same recipe again gives other bytes; a digest must never mean two images,
+        because templates keep pages of theirs in memory.
         """
         path = self.data / "generations" / runtime
         try:

@@ -1,8 +1,7 @@
 """Host programs: from a private tree of unpacked packages where the host has apt, from the system elsewhere.
 
 The tree is a root of its own, with its C library: a confined VMM is pivoted into it, and its other programs run from
-where they are,
-without root, through the tree's own dynamic loader.
+where they are, without root, through the tree's own dynamic loader.
 """
 
 from __future__ import annotations

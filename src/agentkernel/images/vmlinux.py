@@ -2,7 +2,7 @@
 
 QEMU enters such an ELF file through its PVH note, which skips the real-mode and decompression code; emulated, that
 saves a second.
-Source: Documentation/arch/x86/boot.rst (setup_sects, payload_offset, payload_length) of the Linux kernel.
+Source: Documentation/arch/x86/boot.rst of the Linux kernel (setup_sects, payload_offset, payload_length).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ async def lay_out(wheel: Wheel, downloads: Path, overlay: Path, progress: Progre
     """
     progress(stage, f"fetch {wheel.requirement}")
     await anyio.Path(downloads).mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", *_DOWNLOAD, "--dest", downloads, wheel.requirement]
+    command: list[str | Path] = [sys.executable, "-m", "pip", *_DOWNLOAD, "--dest", downloads, wheel.requirement]
     await process.run(command, env=process.caller_environment("PIP_"))
     name = await anyio.to_thread.run_sync(_unpack_only, downloads, wheel, overlay / wheel.target.lstrip("/"))
     await anyio.to_thread.run_sync(shutil.rmtree, downloads)
