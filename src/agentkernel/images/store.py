@@ -341,6 +341,13 @@ class Store:
             raise NotFound(f"the image of {runtime} is not built", hint="agentkernel images list shows what is")
         return await self._give_up("images", image)
 
+    def refresh(self, runtime: str) -> None:
+        """Make the next `ensure` build the runtime anew, from new package lists. What runs on the present image keeps
+        it."""
+        (self.data / "apt" / "updated").unlink(missing_ok=True)
+        for recipe in self._cookbook.lineage(runtime):
+            (self.data / "generations" / recipe.name).unlink(missing_ok=True)
+
     async def _give_up(self, kind: str, artefact: Artefact) -> int:
         if kind == "images":
             (self.data / "generations" / artefact.manifest.facts["runtime"]).unlink(missing_ok=True)
