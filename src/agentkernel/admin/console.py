@@ -32,7 +32,7 @@ class Console:
     def step(self, stage: str, detail: str, done_bytes: int | None = None, total_bytes: int | None = None) -> None:
         """Show where a stage is. Off a terminal only a change of activity is a line."""
         self._began.setdefault(stage, time.monotonic())
-        activity = f"{stage}: {detail.split(' ')[0]}"
+        activity = f"{stage}: {detail.partition(' ')[0]}"
         if total_bytes:
             detail = f"{detail} {human_bytes(done_bytes or 0)} of {human_bytes(total_bytes)}"
         now = time.monotonic()

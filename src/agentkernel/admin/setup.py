@@ -13,19 +13,29 @@ DEFAULT_RUNTIMES = ("base", "python")
 
 
 async def setup(
-    store: Store, console: Console, runtimes: Sequence[str] = DEFAULT_RUNTIMES, *, verify: bool = False
+    store: Store,
+    console: Console,
+    runtimes: Sequence[str] = DEFAULT_RUNTIMES,
+    *,
+    verify: bool = False,
+    fresh: bool = False,
 ) -> None:
     """Make what is missing; what is there is only looked at, so that running it again after any failure goes on where
     it stopped.
 
     Args:
         verify: read everything that is there and compare it with its digest; what is damaged is made anew.
+        fresh: make all of it anew, from new package lists, to get updates.
 
     Raises:
         AgentkernelError: in words, with a hint; what was finished before stays.
     """
     for runtime in runtimes:
         store.resolve(runtime)  # an unknown name is said before anything is downloaded
+        if fresh:
+            store.refresh(runtime)
+    if fresh:
+        store.refresh_tools()
     if verify:
         await check(store, console)
     qemu = await store.tool("qemu", console.step)
@@ -44,8 +54,6 @@ async def check(store: Store, console: Console) -> bool:
     faults = await store.verify(console.step)
     for fault in faults:
         names = ", ".join(fault.files[:3])
-        console.say(
-            f"  damaged and removed: {fault.kind} {fault.digest[:12]} ({names}); it is made anew when it is needed"
-        )
+        console.say(f"  damaged and removed: {fault.kind} {fault.digest[:12]} ({names}); made anew when it is needed")
     console.done("verify", f"{len(faults)} damaged" if faults else "all good")
     return not faults

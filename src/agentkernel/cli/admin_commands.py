@@ -48,10 +48,11 @@ def admin() -> None:
 @admin.command()
 @click.argument("runtimes", nargs=-1)
 @click.option("--verify", is_flag=True, help="Read everything that is there and compare it with its digest.")
+@click.option("--fresh", is_flag=True, help="Make all of it anew, to get the packages' updates.")
 @_command
-async def setup(runtimes: tuple[str, ...], verify: bool) -> None:
+async def setup(runtimes: tuple[str, ...], verify: bool, fresh: bool) -> None:
     """Find or make all that a first command needs. RUNTIMES: images to build, base and python unless given."""
-    await setting_up.setup(Store(), Console(), runtimes or setting_up.DEFAULT_RUNTIMES, verify=verify)
+    await setting_up.setup(Store(), Console(), runtimes or setting_up.DEFAULT_RUNTIMES, verify=verify, fresh=fresh)
 
 
 @admin.group()

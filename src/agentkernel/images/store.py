@@ -27,6 +27,11 @@ from agentkernel.model.errors import NotFound, Refused
 from agentkernel.model.ids import Digest
 
 
+_TOOLS = "_tools"
+_KERNEL = "_kernel"
+"""Names of generations beside the runtimes'; no runtime can be called so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """A recipe and whether its image is there. `size_bytes` and `created` are 0 and empty when it is not."""
@@ -211,13 +216,8 @@ class Store:
         machine = tools.this_machine()
         if not self._has_archive():
             return None
-        inputs = {
-            "packages": tools.packages(machine),
-            "machine": machine.name,
-            "sources": self._source_lines(),
-            "format": 1,
-        }
-        digest = digest_of(inputs)
+        inputs = {"packages": tools.packages(machine), "sources": self._source_lines(), "format": 1}
+        digest = digest_of({**inputs, "generation": self._generation(_TOOLS)})
         if tree := self._shelf.find("tools", digest):
             return tree
 
@@ -256,14 +256,8 @@ class Store:
             raise Refused(f"AGENTKERNEL_KERNEL is {choice!r}", hint="use backports or stable")
         apt = self._apt()
         package = machine.kernel_packages[apt.distribution.family]
-        inputs = {
-            "package": package,
-            "choice": choice,
-            "sources": self._source_lines(),
-            "wanted": modules.WANTED,
-            "format": 1,
-        }
-        digest = digest_of(inputs)
+        inputs = {"package": package, "choice": choice, "sources": self._source_lines(), "wanted": modules.WANTED}
+        digest = digest_of({**inputs, "generation": self._generation(_KERNEL), "format": 1})
         if found := self._shelf.find("kernels", digest):
             return found
         tree = await self._tool_tree(progress)
@@ -342,15 +336,23 @@ class Store:
         return await self._give_up("images", image)
 
     def refresh(self, runtime: str) -> None:
-        """Make the next `ensure` build the runtime anew, from new package lists. What runs on the present image keeps
-        it."""
+        """Make the next `ensure` build the runtime anew, from new package lists. What runs on the present image keeps it."""
+        self._forget(*(recipe.name for recipe in self._cookbook.lineage(runtime)))
+
+    def refresh_tools(self) -> None:
+        """Make the next use of tools and kernel fetch them anew."""
+        self._forget(_TOOLS, _KERNEL)
+
+    def _forget(self, *names: str) -> None:
         (self.data / "apt" / "updated").unlink(missing_ok=True)
-        for recipe in self._cookbook.lineage(runtime):
-            (self.data / "generations" / recipe.name).unlink(missing_ok=True)
+        for name in names:
+            (self.data / "generations" / name).unlink(missing_ok=True)
 
     async def _give_up(self, kind: str, artefact: Artefact) -> int:
-        if kind == "images":
-            (self.data / "generations" / artefact.manifest.facts["runtime"]).unlink(missing_ok=True)
+        """Remove it, and see to it that what is built next is called something else."""
+        name = {"tools": _TOOLS, "kernels": _KERNEL}.get(kind) or artefact.manifest.facts.get("runtime", "")
+        if name:
+            (self.data / "generations" / name).unlink(missing_ok=True)
         return await self._shelf.remove(kind, artefact.digest)
 
     async def prune(self) -> int:
