@@ -106,7 +106,8 @@ async def serve(home: Places, config: Config, ready: Readiness) -> None:
             )
             async with engine.running():
                 service = Service(engine, store, config, home)
-                await _serve_until_stopped(listener, service, config, ready)
+                async with service.running():
+                    await _serve_until_stopped(listener, service, config, ready)
     log.info("stopped")
 
 

@@ -150,7 +150,7 @@ class Connection:
         try:
             await upload.put(request.content)
             if request.more:
-                return replies.Accepted(request_id=request.request_id)
+                return replies.Accepted(of="archive_put", request_id=request.request_id)
             entries = await upload.finish()
         except BaseException:
             upload.abandon()

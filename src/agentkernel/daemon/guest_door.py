@@ -21,8 +21,8 @@ from agentkernel.drivers.contract import Guest
 from agentkernel.engine.command import run_command
 from agentkernel.engine.leases import Lease, Leases
 from agentkernel.model.errors import AgentkernelError
-from agentkernel.model.execution import ExecRequest, Started, Stderr, Stdout
-from agentkernel.policy.environment import environment
+from agentkernel.model.execution import Started, Stderr, Stdout
+from agentkernel.policy.environment import exec_request
 from agentkernel.protocol import guest_json
 from agentkernel.protocol.guest_json import GUEST_PORT, GuestReply, GuestRequest, GuestStream
 from agentkernel.protocol.output import Capture
@@ -142,11 +142,7 @@ async def _run(request: guest_json.Run, guest: Guest) -> GuestReply:
         elif isinstance(event, Stderr):
             stderr.feed(event.data)
 
-    command = ExecRequest(
-        argv=tuple(word.encode() for word in request.command),
-        env=environment(request.env or {}),
-        **({"cwd": request.cwd} if request.cwd else {}),
-    )
+    command = exec_request(request.command, env=request.env, cwd=request.cwd or "")
     outcome = await run_command(guest, command, sink=keep)
     problem = f"agentkernel: {outcome.problem}\n" if outcome.problem else ""
     return GuestReply(

@@ -164,7 +164,10 @@ class Engine:
         """
         with self.timings.measure(Stage.QUEUE):
             answer = await self._ask(lambda ticket: Asked(ticket, key), self._queue_timeout_s)
-        return self._sandboxes[cast(Lend, answer).sandbox]
+        lent = cast(Lend, answer)
+        sandbox = self._sandboxes[lent.sandbox]
+        sandbox.was_warm = lent.warm
+        return sandbox
 
     async def prewarm(self, keys: tuple[Key, ...]) -> int:
         """Fill each key to its minimum; the number of sandboxes that this call made."""

@@ -60,6 +60,7 @@ class Sandbox:
     identity: Identity = field(default_factory=new_identity)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ending: bool = False
+    was_warm: bool = False
     _guest: Guest | None = None
 
     @property

@@ -1,0 +1,130 @@
+"""`setup`, `images`, `uninstall`: thin commands over `admin`. Also runs alone, as `python -m
+agentkernel.cli.admin_commands`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
+from typing import ParamSpec
+
+import anyio
+import click
+
+from agentkernel.admin import setup as setting_up
+from agentkernel.admin import uninstall as uninstalling
+from agentkernel.admin.console import Console, human_bytes
+from agentkernel.images.store import Store
+from agentkernel.model.errors import DOORS, AgentkernelError, code_of
+
+P = ParamSpec("P")
+
+
+def _command(work: Callable[P, Awaitable[int | None]]) -> Callable[P, None]:
+    """Run it; our errors become one line, the hint another, and the exit status of the table."""
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            status = anyio.run(partial(work, *args, **kwargs))
+        except AgentkernelError as error:
+            click.echo(f"agentkernel: {error.message}", err=True)
+            if error.hint:
+                click.echo(f"  {error.hint}", err=True)
+            sys.exit(DOORS[code_of(error)].cli_exit)
+        except KeyboardInterrupt:
+            click.echo("agentkernel: interrupted; running the same again goes on from here", err=True)
+            sys.exit(130)
+        sys.exit(status or 0)
+
+    return run
+
+
+@click.group()
+def admin() -> None:
+    """Set agentkernel up, look after its images, remove it."""
+
+
+@admin.command()
+@click.argument("runtimes", nargs=-1)
+@click.option("--verify", is_flag=True, help="Read everything that is there and compare it with its digest.")
+@click.option("--fresh", is_flag=True, help="Make all of it anew, to get the packages' updates.")
+@_command
+async def setup(runtimes: tuple[str, ...], verify: bool, fresh: bool) -> None:
+    """Find or make all that a first command needs. RUNTIMES: images to build, base and python unless given."""
+    await setting_up.setup(Store(), Console(), runtimes or setting_up.DEFAULT_RUNTIMES, verify=verify, fresh=fresh)
+
+
+@admin.group()
+def images() -> None:
+    """Images that sandboxes are made from."""
+
+
+@images.command("list")
+@_command
+async def list_images() -> None:
+    """All runtimes, and which are built."""
+    for runtime in Store().runtimes():
+        state = f"{human_bytes(runtime.size_bytes):>8}  {runtime.created[:10]}" if runtime.built else "not built"
+        click.echo(f"{runtime.name:<12} {runtime.digest[:12]}  {state:<20}  {runtime.description}")
+
+
+@images.command()
+@click.argument("runtimes", nargs=-1, required=True)
+@click.option("--fresh", is_flag=True, help="Build again though it is there, to get the packages' updates.")
+@_command
+async def build(runtimes: tuple[str, ...], fresh: bool) -> None:
+    """Build images."""
+    store, console = Store(), Console()
+    for runtime in runtimes:
+        if fresh:
+            store.refresh(runtime)
+        digest = await store.ensure(runtime, console.step)
+        console.done(f"image {runtime}", f"ready, {digest[:12]}")
+
+
+@images.command()
+@click.argument("runtimes", nargs=-1, required=True)
+@_command
+async def remove(runtimes: tuple[str, ...]) -> None:
+    """Remove images. Sandboxes that run keep theirs until they end."""
+    store = Store()
+    for runtime in runtimes:
+        click.echo(f"{runtime}: {human_bytes(await store.remove(runtime))} freed")
+
+
+@images.command()
+@_command
+async def prune() -> None:
+    """Remove what nothing refers to any more: older images and kernels, downloaded packages."""
+    click.echo(f"{human_bytes(await Store().prune())} freed")
+
+
+@images.command()
+@_command
+async def verify() -> int:
+    """Read everything and compare it with its digest; what is damaged is removed, to be made anew."""
+    return 0 if await setting_up.check(Store(), Console()) else 125
+
+
+@admin.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_command
+async def uninstall(yes: bool) -> int:
+    """List all that agentkernel made on this host, and remove it."""
+    made = uninstalling.all_we_made(Store())
+    if not made:
+        click.echo("nothing to remove")
+        return 0
+    for part in made:
+        click.echo(f"{human_bytes(part.size_bytes):>8}  {part.path}  ({part.what})")
+    if not yes and not click.confirm("Remove all of this?", default=False):
+        click.echo("nothing was removed")
+        return 125
+    for part in made:
+        click.echo(f"{part.path}: {human_bytes(await uninstalling.remove(part))} freed")
+    return 0
+
+
+if __name__ == "__main__":
+    admin(prog_name="agentkernel")
