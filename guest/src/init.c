@@ -162,10 +162,8 @@ static void mount_image(const char *device, const char *where)
     give_up("root %s: erofs: %s; squashfs: %s", device, strerror(errors[0]), strerror(errors[1]));
 }
 
-static void assemble_root(void)
+static void assemble_root(const char *device)
 {
-    char device[64];
-    root_device(device);
     wait_for(device);
     mkdir(STAGE, 0700);
     mkdir(STAGE "/image", 0755);
@@ -284,14 +282,17 @@ static void raise_loopback(void)
 void init_machine(void)
 {
     bool initramfs = is_initramfs();
+    char device[64];
     must_mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     must_mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     must_mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755");
     ensure_console();
     reboot(RB_DISABLE_CAD);
     load_modules();
-    if (initramfs) {
-        assemble_root();
+    root_device(device);
+    /* "none": a machine that only proves that machines work here; it stays in the initramfs. */
+    if (initramfs && strcmp(device, "none") != 0) {
+        assemble_root(device);
         switch_root();
     }
     mount_usual();

@@ -119,7 +119,7 @@ def doctor(*, as_json: bool) -> None:
     """Say for each driver whether it works here, how strong it isolates, and what to do if not."""
     from agentkernel.admin.doctor import verdicts
 
-    found = verdicts(_home())
+    found = verdicts()
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -126,9 +126,7 @@ async def _serve_until_stopped(listener: socket.socket, service: Service, config
             group.cancel_scope.cancel()
 
 
-async def _accept(
-    listener: socket.socket, accepting: anyio.CancelScope, service: Service, line_cap_bytes: int
-) -> None:
+async def _accept(listener: socket.socket, accepting: anyio.CancelScope, service: Service, line_cap_bytes: int) -> None:
     """Serve each client in a task of its own, until `accepting` is cancelled and all are gone."""
     loop = asyncio.get_running_loop()
     async with anyio.create_task_group() as clients:

@@ -1,7 +1,8 @@
 """One client: lines in, replies out, in the order that the protocol promises.
 
-Requests without `request_id` are answered one after the other, here in the reader: whoever sends them waits for each anyway. The others
-run beside it. What belongs to a running stream (input, signals, credit) never waits behind anything but its own stream.
+Requests without `request_id` are answered one after the other, here in the reader: whoever sends them waits for each
+anyway. The others run beside it. What belongs to a running stream (input, signals, credit) never waits behind anything
+but its own stream.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ class Connection:
             case _ if given(request.request_id) is None:
                 await self._answer(request, self._service.answer(request))
             case _ if self._beside >= MOST_BESIDE:
-                too_many = Busy(f"{MOST_BESIDE} requests of this connection are under way", hint="await some replies first")
+                too_many = Busy(
+                    f"{MOST_BESIDE} requests of this connection are under way", hint="await some replies first"
+                )
                 await self._send(error_reply(too_many, given(request.request_id)))
             case _:
                 self._beside += 1
@@ -110,7 +113,9 @@ class Connection:
 
     async def _begin_stream(self, request: requests.ExecStart) -> None:
         if request.request_id in self._streams:
-            taken = Refused(f"request_id {request.request_id!r} is a stream of this connection already", hint="use another")
+            taken = Refused(
+                f"request_id {request.request_id!r} is a stream of this connection already", hint="use another"
+            )
             await self._send(error_reply(taken, request.request_id))
             return
         stream = self._streams[request.request_id] = Stream(request, self._send)
@@ -211,6 +216,8 @@ class ArchiveUpload:
 
 
 def log_unexpected(err: Exception) -> None:
-    """A traceback in the log for what is no decision of ours; a caller's mistakes and deadlines are none of its business."""
+    """A traceback in the log for what is no decision of ours; a caller's mistakes and deadlines are none of its
+    business.
+    """
     if not isinstance(err, AgentkernelError | TimeoutError | OSError):
         log.error("a request failed", exc_info=err)

@@ -17,8 +17,6 @@ _STANDARD = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "ta
 class Lines(logging.Formatter):
     """`time level name: message key=value ...`, or the same as a JSON object."""
 
-    converter = time.gmtime
-
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()
         self._as_json = as_json
@@ -26,7 +24,7 @@ class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, but for a traceback below it."""
         facts = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
-        stamp = self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z"
+        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
         trace = self.formatException(record.exc_info) if record.exc_info else ""
         if self._as_json:
             entry = {"time": stamp, "level": record.levelname.lower(), "logger": record.name}

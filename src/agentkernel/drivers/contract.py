@@ -152,27 +152,43 @@ class Artifacts(Protocol):
 
 
 class Tool(Protocol):
-    """A host program.
+    """A host program."""
 
-    Attributes:
-        path: the program, as seen below `root`.
-        root: `/` for a program of the system, else the private tree that holds it and its libraries.
-        version: as the program says it, `10.0.2`.
-    """
+    @property
+    def path(self) -> str:
+        """The program, as seen below `root`."""
 
-    path: str
-    root: Path
-    version: str
-    digest: Digest
+    @property
+    def root(self) -> Path:
+        """`/` for a program of the system, else the private tree that holds it and its libraries."""
+
+    @property
+    def version(self) -> str:
+        """As the program says it, `10.0.2`."""
+
+    @property
+    def digest(self) -> Digest:
+        """Of the program and what it came with."""
 
 
 class Kernel(Protocol):
-    """A bootable pair. `image` is an uncompressed ELF (PVH) or what the VMM accepts; `digest` covers both files."""
+    """A bootable pair."""
 
-    image: Path
-    initramfs: Path
-    release: str
-    digest: Digest
+    @property
+    def image(self) -> Path:
+        """An uncompressed ELF that boots by PVH, or whatever else the VMM accepts."""
+
+    @property
+    def initramfs(self) -> Path:
+        """Carries the guest agent as /init and the modules it loads."""
+
+    @property
+    def release(self) -> str:
+        """As `uname -r` says it."""
+
+    @property
+    def digest(self) -> Digest:
+        """Of both files."""
 
 
 class Driver(abc.ABC):

@@ -26,7 +26,6 @@ from agentkernel.images.trouble import explained
 from agentkernel.model.errors import NotFound, Refused
 from agentkernel.model.ids import Digest
 
-
 _TOOLS = "_tools"
 _KERNEL = "_kernel"
 """Names of generations beside the runtimes'; no runtime can be called so."""
@@ -150,6 +149,10 @@ class Store:
         image = self._shelf.find("images", digest)
         size, created = (image.manifest.size_bytes, image.manifest.created) if image else (0, "")
         return Runtime(name, self._cookbook.lineage(name)[-1].description, digest, image is not None, size, created)
+
+    def is_built(self, runtime: str) -> bool:
+        """Whether the image that `resolve` names is there."""
+        return self._shelf.find("images", self.resolve(runtime)) is not None
 
     async def ensure(self, runtime: str, progress: Progress | None = None) -> Digest:
         """The digest of a runtime's image, which is built first when it is missing. Callers at the same time share
@@ -336,7 +339,9 @@ class Store:
         return await self._give_up("images", image)
 
     def refresh(self, runtime: str) -> None:
-        """Make the next `ensure` build the runtime anew, from new package lists. What runs on the present image keeps it."""
+        """Make the next `ensure` build the runtime anew, from new package lists. What runs on the present image keeps
+        it.
+        """
         self._forget(*(recipe.name for recipe in self._cookbook.lineage(runtime)))
 
     def refresh_tools(self) -> None:

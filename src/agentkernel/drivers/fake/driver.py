@@ -78,7 +78,7 @@ class FakeDriver(Driver):
                 identity = Identity(f"sandbox-{birth.id[:8]}", bytes.fromhex(birth.id).ljust(16, b"\0")[:16])
                 async with LinkGuest.attach(stream, identity, pids=spec.pids) as attached:
                     yield attached
-            except Exception as error:  # noqa: BLE001  # raised again below, where the task group does not wrap it
+            except Exception as error:  # raised again below, where the task group does not wrap it
                 failure = error
             finally:
                 del self.alive[birth.id]

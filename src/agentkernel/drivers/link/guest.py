@@ -74,7 +74,7 @@ class LinkGuest(LinkFiles):
                 guest = cls(session, pids=pids)
                 await guest.identify(identity)
                 yield guest
-            except Exception as error:  # noqa: BLE001  # raised again below, where the task group does not wrap it
+            except Exception as error:  # raised again below, where the task group does not wrap it
                 failure = error
             finally:
                 session.fail("its block was left")

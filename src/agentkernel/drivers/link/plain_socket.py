@@ -1,7 +1,8 @@
 """A connected socket as a byte stream, by the event loop's own socket calls.
 
-anyio's Unix stream sets a result on a future that may just have been cancelled, which the loop reports as an error of its own; the
-loop's `sock_recv` and `sock_sendall` look first. They also try at once before they wait, which is what a short round trip wants.
+anyio's Unix stream sets a result on a future that may just have been cancelled, which the loop reports as an error of
+its own; the loop's `sock_recv` and `sock_sendall` look first. They also try at once before they wait, which is what a
+short round trip wants.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether KVM works here: a cheap hint, then one real boot, whose verdict is kept.
+"""What executes guests here: a cheap hint, then real boots, whose verdict is kept.
 
 `/dev/kvm` may exist and be of no use (a nested host without nested page tables hangs in the guest's first
 instructions), so only a machine that came up proves it.
@@ -25,6 +25,9 @@ from agentkernel.model.readiness import Identity
 
 KVM = Path("/dev/kvm")
 CPUINFO = Path("/proc/cpuinfo")
+
+Trial = Callable[[Birth, Accelerator], Awaitable[None]]
+"""Boots something small with that accelerator; returns when it came up, raises what kept it from that."""
 
 
 def hardware_hint(cpuinfo: Path = CPUINFO, device: Path = KVM) -> str:
@@ -64,8 +67,12 @@ class Verdicts:
         self._trials = trials
         self._trying = anyio.Lock()
 
-    async def get(self, digests: tuple[str, ...], trial: Callable[[Birth], Awaitable[None]]) -> tuple[Accelerator, str]:
-        """The verdict for these inputs on this host, tried now if nobody has."""
+    async def get(self, digests: tuple[str, ...], trial: Trial) -> tuple[Accelerator, str]:
+        """The verdict for these inputs on this host, tried now if nobody has: the accelerator, and why it is not KVM.
+
+        Raises:
+            AgentkernelError: not even an emulated machine comes up; the next call tries again.
+        """
         path = self._directory / f"kvm-{_key(digests)}.json"
         async with self._trying:
             kept = _read(path)
@@ -74,22 +81,31 @@ class Verdicts:
                 _write(path, kept)
         return Accelerator(kept["accelerator"]), kept["reason"]
 
-    async def _try(self, trial: Callable[[Birth], Awaitable[None]]) -> dict[str, str]:
+    async def _try(self, trial: Trial) -> dict[str, str]:
+        reason = hardware_hint()
+        if not reason:
+            try:
+                await self._boot(trial, Accelerator.KVM)
+            except AgentkernelError as err:
+                reason = f"KVM was tried and failed: {err.message}"
+            else:
+                return {"accelerator": Accelerator.KVM, "reason": ""}
+        await self._boot(trial, Accelerator.TCG)
+        return {"accelerator": Accelerator.TCG, "reason": reason}
+
+    async def _boot(self, trial: Trial, accelerator: Accelerator) -> None:
         sandbox = new_sandbox_id()
         birth = _TrialBirth(sandbox, self._trials / sandbox)
         birth.directory.mkdir(mode=0o700, parents=True)
         try:
-            await trial(birth)
-        except AgentkernelError as err:
-            return {"accelerator": Accelerator.TCG, "reason": f"KVM was tried and failed: {err.message}"}
+            await trial(birth, accelerator)
         finally:
             shutil.rmtree(birth.directory, ignore_errors=True)
-        return {"accelerator": Accelerator.KVM, "reason": ""}
 
 
 def _key(digests: tuple[str, ...]) -> str:
     model = [line for line in CPUINFO.read_text().splitlines() if line.startswith(("model name", "flags"))][:2]
-    inputs = [*digests, platform.release(), *model, str(os.geteuid())]
+    inputs = [*digests, platform.release(), *model, str(os.geteuid()), hardware_hint()]
     return hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:32]
 
 

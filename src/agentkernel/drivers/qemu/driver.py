@@ -16,7 +16,7 @@ from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tool
 from agentkernel.drivers.link import LinkGuest, PlainSocket
-from agentkernel.drivers.qemu.accelerator import Verdicts, hardware_hint
+from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.drivers.qemu.files import connect_below, copy_sparse, listen_below
 from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, arguments
 from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
@@ -50,7 +50,7 @@ class QemuDriver(Driver):
         self._verdicts = verdicts
 
     async def probe(self) -> Readiness:
-        """Find QEMU and kernel, and boot once with KVM where the processor has it; the verdict is kept."""
+        """Find QEMU and kernel, and boot once, with KVM where the processor has it; the verdict is kept."""
         try:
             if platform.machine() != "x86_64":
                 raise Unsupported(f"this driver makes x86-64 machines, not {platform.machine()} ones")
@@ -83,17 +83,15 @@ class QemuDriver(Driver):
 
     async def _accelerator(self, tool: Tool) -> tuple[Accelerator, str]:
         """What works here, and if it is not KVM, why."""
-        why_not = hardware_hint()
-        if why_not:
-            return Accelerator.TCG, why_not
         kernel = await self._artifacts.kernel()
-        return await self._verdicts.get((tool.digest, kernel.digest), lambda birth: self._try_kvm(tool, birth))
 
-    async def _try_kvm(self, tool: Tool, birth: Birth) -> None:
-        """Boot the smallest machine, from the initramfs alone; returns when its agent has greeted us. Raises Broken."""
-        spec = BootSpec(Backend.MICROVM, "base", image=tool.digest, vmm=Vmm.QEMU, memory_mib=256, disk_mib=0)
-        async with self._machine(tool, spec, birth, Accelerator.KVM, None) as guest:
-            await guest.ping()
+        async def trial(birth: Birth, accelerator: Accelerator) -> None:
+            """The smallest machine, from the initramfs alone, until its agent has greeted us."""
+            spec = BootSpec(Backend.MICROVM, "base", image=tool.digest, vmm=Vmm.QEMU, memory_mib=256, disk_mib=0)
+            async with self._machine(tool, spec, birth, accelerator, None) as guest:
+                await guest.ping()
+
+        return await self._verdicts.get((tool.digest, kernel.digest), trial)
 
     @asynccontextmanager
     async def _machine(
@@ -140,7 +138,7 @@ class QemuDriver(Driver):
             kernel=opened(kernel.image, os.O_RDONLY),
             initramfs=opened(kernel.initramfs, os.O_RDONLY),
             root=None if root is None else opened(root, os.O_RDONLY),
-            scratch=None if scratch is None else opened(scratch, os.O_RDWR),
+            scratch=None if scratch is None else (opened(scratch, os.O_RDONLY), opened(scratch, os.O_RDWR)),
         )
 
 

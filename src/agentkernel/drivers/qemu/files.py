@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-
 @contextmanager
 def _short(directory: Path, name: str) -> Iterator[str]:
     """A path that fits into a socket address's 107 bytes however deep the folder lies: through its descriptor."""

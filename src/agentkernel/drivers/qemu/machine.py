@@ -30,7 +30,8 @@ class Descriptors:
     Attributes:
         link, qmp: listening Unix sockets.
         kernel, initramfs, root: read-only files; `root` None boots from the initramfs alone.
-        scratch: the private disk, read and write; None for none.
+        scratch: the private disk, once for reading and once for writing (QEMU opens it read-only until the guest's
+            driver asks for more); None for none.
     """
 
     link: int
@@ -38,12 +39,12 @@ class Descriptors:
     kernel: int
     initramfs: int
     root: int | None
-    scratch: int | None
+    scratch: tuple[int, int] | None
 
     def all(self) -> tuple[int, ...]:
         """Those that are there."""
-        present = (self.link, self.qmp, self.kernel, self.initramfs, self.root, self.scratch)
-        return tuple(number for number in present if number is not None)
+        disks = (self.root, *(self.scratch or ()))
+        return tuple(number for number in (self.link, self.qmp, self.kernel, self.initramfs, *disks) if number is not None)
 
 
 CPU = {Accelerator.KVM: "host", Accelerator.TCG: "max,la57=off"}
@@ -70,8 +71,8 @@ def arguments(sandbox: SandboxId, spec: BootSpec, accelerator: Accelerator, fds:
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-device", "virtio-rng-pci"),
         *_link(fds),
-        *_disk("root", fds.root, serial="root", readonly=True),
-        *_disk(SCRATCH_SERIAL, fds.scratch, serial=SCRATCH_SERIAL, readonly=False),
+        *_disk("root", () if fds.root is None else (fds.root,), readonly=True),
+        *_disk(SCRATCH_SERIAL, fds.scratch or (), readonly=False),
         *("-kernel", f"/proc/self/fd/{fds.kernel}", "-initrd", f"/proc/self/fd/{fds.initramfs}"),
         *("-append", f"{KERNEL_ARGUMENTS} agentkernel.root={'/dev/vda' if fds.root is not None else 'none'}"),
     ]
@@ -87,12 +88,14 @@ def _link(fds: Descriptors) -> tuple[str, ...]:
     )
 
 
-def _disk(name: str, descriptor: int | None, *, serial: str, readonly: bool) -> tuple[str, ...]:
-    if descriptor is None:
+def _disk(name: str, descriptors: tuple[int, ...], *, readonly: bool) -> tuple[str, ...]:
+    """A virtio disk whose serial number is its name; nothing without descriptors."""
+    if not descriptors:
         return ()
+    group = descriptors[0]
     settings = f"if=none,id={name},format=raw,cache=unsafe,aio=threads,file.locking=off"
     return (
-        *("-add-fd", f"fd={descriptor},set={descriptor}"),
-        *("-drive", f"file=/dev/fdset/{descriptor},{settings},readonly={'on' if readonly else 'off'}"),
-        *("-device", f"virtio-blk-pci,drive={name},serial={serial}"),
+        *(word for number in descriptors for word in ("-add-fd", f"fd={number},set={group}")),
+        *("-drive", f"file=/dev/fdset/{group},{settings},readonly={'on' if readonly else 'off'}"),
+        *("-device", f"virtio-blk-pci,drive={name},serial={name}"),
     )

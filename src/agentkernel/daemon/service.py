@@ -1,0 +1,398 @@
+"""Answers one request: asks `policy` whether and by whom, `images` for what, and the engine to do it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import posixpath
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import anyio.abc
+from msgspec import UNSET, UnsetType
+
+from agentkernel import __version__
+from agentkernel.daemon.guest_door import GuestDoor
+from agentkernel.daemon.places import Places
+from agentkernel.drivers.contract import Process
+from agentkernel.engine.command import Outcome, Sink, run_command
+from agentkernel.engine.engine import Engine
+from agentkernel.engine.sandbox import Sandbox
+from agentkernel.engine.timings import Stage
+from agentkernel.model.errors import Refused
+from agentkernel.model.execution import Started, Stderr, Stdout
+from agentkernel.model.ids import Digest, LeaseId
+from agentkernel.model.kinds import Feature, Mode
+from agentkernel.model.spec import BootSpec
+from agentkernel.policy.admission import Admitted, Offer, Wish, admit
+from agentkernel.policy.config import Config
+from agentkernel.policy.environment import CWD, exec_request
+from agentkernel.policy.presets import PRESETS, warm_range
+from agentkernel.pool.events import Key, Limits
+from agentkernel.protocol import replies, requests
+from agentkernel.protocol.codec import REQUESTS
+from agentkernel.protocol.output import Capture, truncation
+from agentkernel.protocol.requests import Request, given
+from agentkernel.protocol.words import WireBackend, wire_backend
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FILL_DELAY_S = 1.0
+"""How long the first fill stands back: a daemon is mostly started by somebody who waits for a boot of another key."""
+PROTOCOL_VERSION = 1
+
+Tell = Callable[[str], Awaitable[None]]
+"""Called with one line for a person, while something long goes on."""
+
+
+class Images(Protocol):
+    """What the daemon needs of `images`."""
+
+    def resolve(self, runtime: str) -> Digest:
+        """The digest of a runtime's image, built or not. Raises NotFound."""
+
+    def is_built(self, runtime: str) -> bool:
+        """Whether that image is there."""
+
+    async def ensure(self, runtime: str, progress: Callable[..., None] | None = None) -> Digest:
+        """The digest of a runtime's image, which is built first when it is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command runs, and what a reply says about it."""
+
+    sandbox: Sandbox
+
+    def facts(self) -> dict[str, Any]:
+        """The reply fields `backend`, `vmm`, `isolation`, `warm`."""
+        spec, readiness = self.sandbox.key.spec, self.sandbox.readiness
+        return {
+            "backend": str(wire_backend(spec.backend)),
+            "vmm": optional(spec.vmm and str(spec.vmm)),
+            "isolation": optional(readiness.isolation and str(readiness.isolation)),
+            "warm": self.sandbox.was_warm,
+        }
+
+
+def optional(value: T | None) -> T | UnsetType:
+    """A reply's optional field: left out when there is nothing to say."""
+    return UNSET if value is None else value
+
+
+class Service:
+    """One daemon's answers. `stopping` is set by whoever decides that it ends."""
+
+    def __init__(self, engine: Engine, images: Images, config: Config, home: Places) -> None:
+        self.stopping = anyio.Event()
+        self.last_used_s = time.monotonic()
+        self._engine = engine
+        self._images = images
+        self._config = config
+        self._door = GuestDoor(home.home / "guest", engine.leases)
+        self._doors: anyio.abc.TaskGroup | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve the leases' sockets for the length of a block."""
+        async with anyio.create_task_group() as self._doors:
+            yield
+            self._doors.cancel_scope.cancel()
+
+    @property
+    def active(self) -> bool:
+        """Whether somebody uses a sandbox or waits for one."""
+        return not self._engine.idle
+
+    async def answer(self, request: Request) -> replies.Reply:
+        """The reply to any request that has exactly one and belongs to no stream.
+
+        Raises:
+            Whatever the `error` reply is to say.
+        """
+        self.last_used_s = time.monotonic()
+        try:
+            return await self._answer(request)
+        finally:
+            self.last_used_s = time.monotonic()
+
+    async def _answer(self, request: Request) -> replies.Reply:
+        match request:
+            case requests.Exec():
+                return await self._exec(request)
+            case requests.Acquire():
+                return await self._acquire(request)
+            case requests.Release(id=lease, request_id=request_id):
+                self._engine.release(LeaseId(lease))
+                return replies.Released(request_id=request_id)
+            case requests.LeaseRenew(id=lease, request_id=request_id):
+                self._engine.leases.get(LeaseId(lease))
+                return replies.Renewed(id=lease, expires_in_s=self._ttl_s, request_id=request_id)
+            case requests.Prewarm():
+                return await self._prewarm(request)
+            case requests.Status():
+                return self._status(request)
+            case requests.Hello(request_id=request_id):
+                return replies.HelloReply(
+                    version=__version__,
+                    protocol=PROTOCOL_VERSION,
+                    pid=os.getpid(),
+                    busy=self.active,
+                    commands=sorted(REQUESTS),
+                    request_id=request_id,
+                )
+            case requests.Shutdown(request_id=request_id):
+                return replies.ShuttingDown(request_id=request_id)
+            case _:
+                raise Refused("Invalid request: this command needs a stream of this connection")
+
+    @property
+    def _ttl_s(self) -> int:
+        return round(self._engine.leases.ttl_s)
+
+    # --- which sandbox ------------------------------------------------------------------------------------------------
+
+    async def _admit(self, wish: Wish) -> Admitted:
+        """Policy's verdict, by the probes of the drivers that come into question; waits for those."""
+        wanted = [
+            choice
+            for choice in self._engine.drivers
+            if wish.backend in {None, choice[0]} and (wish.vmm is None or choice[1] in {None, wish.vmm})
+        ]
+        await self._engine.readiness(*wanted)
+        return admit(wish, self._offers(), self._config)
+
+    def _offers(self) -> dict[Any, Offer]:
+        found = self._engine.readiness_now()
+        return {key: Offer(verdict, self._engine.drivers[key].capabilities) for key, verdict in found.items()}
+
+    async def _key(self, admitted: Admitted, runtime: str, mode: Mode, tell: Tell | None, *, fill: bool = False) -> Key:
+        resources, pool = self._config.resources, self._config.pool
+        spec = BootSpec(
+            backend=admitted.backend,
+            runtime=runtime,
+            image=await self._built(runtime, tell),
+            vmm=admitted.vmm,
+            vcpus=resources.vcpus,
+            memory_mib=resources.memory_mb,
+            disk_mib=resources.disk_mb,
+            pids=resources.pids,
+        )
+        warm = warm_range(mode, runtime, min_warm=pool.min_warm, max_warm=pool.max_warm)
+        key = Key(spec, mode)
+        self._engine.configure(key, Limits(warm.min_warm, warm.max_warm), fill=fill)
+        return key
+
+    async def _built(self, runtime: str, tell: Tell | None) -> Digest:
+        """The runtime's image; on first use it is built, and whoever listens is told how far that is."""
+        if self._images.is_built(runtime) or tell is None:
+            return await self._images.ensure(runtime)
+        send, receive = anyio.create_memory_object_stream[str](8)
+        said = ""
+
+        def progress(stage: str, detail: str, done_bytes: int | None = None, total_bytes: int | None = None) -> None:
+            nonlocal said
+            line = f"{stage}: {detail}"
+            if line != said and send.statistics().current_buffer_used < 8:
+                said = line
+                send.send_nowait(line)
+
+        async def pass_on() -> None:
+            async for line in receive:
+                await tell(line)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(pass_on)
+            with send:
+                digest = await self._images.ensure(runtime, progress)
+        return digest
+
+    @asynccontextmanager
+    async def placed(self, request: requests.Run, tell: Tell | None = None) -> AsyncIterator[Place]:
+        """The lease that the request names, else a fresh sandbox that ends with the block."""
+        self.last_used_s = time.monotonic()
+        if request.sandbox:
+            with self._engine.leases.used(LeaseId(request.sandbox)) as sandbox:
+                yield Place(sandbox)
+            return
+        admitted = await self._admit(wish_of(request))
+        sandbox = await self._engine.lend(await self._key(admitted, request.runtime, request.compatibility_mode, tell))
+        try:
+            yield Place(sandbox)
+        finally:
+            self.last_used_s = time.monotonic()
+            self._engine.give_back(sandbox)
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        request: requests.Run,
+        place: Place,
+        *,
+        sink: Sink,
+        on_process: Callable[[Process], None] | None = None,
+    ) -> Outcome:
+        """Refresh the sandbox, put the request's files there, run the command to its end."""
+        stdin = given(request.stdin)
+        command = exec_request(
+            request.command,
+            env=request.env,
+            cwd=request.cwd,
+            user=request.user,
+            stdin=stdin is not None or on_process is not None,
+        )
+        guest = place.sandbox.guest
+        with self._engine.timings.measure(Stage.IDENTITY):
+            await guest.refresh()
+        for file in request.files:
+            path = posixpath.join(command.cwd or CWD, file.path)
+            try:
+                await guest.write_file(path, file.content, mode=file.mode, make_parents=True)
+            except OSError as err:
+                raise Refused(f"the file {path} cannot be written: {err.strerror}", hint="choose another path") from err
+        timeout_ms = given(request.timeout_ms)
+        return await run_command(
+            guest,
+            command,
+            stdin=stdin or b"",
+            timeout_s=None if timeout_ms is None else timeout_ms / 1000,
+            sink=sink,
+            timings=self._engine.timings,
+            on_process=on_process,
+        )
+
+    async def _exec(self, request: requests.Exec) -> replies.Executed:
+        cap_bytes = self._config.daemon.output_cap_bytes
+        stdout, stderr = Capture(cap_bytes), Capture(cap_bytes)
+
+        def keep(event: Started | Stdout | Stderr) -> None:
+            if isinstance(event, Stdout):
+                stdout.feed(event.data)
+            elif isinstance(event, Stderr):
+                stderr.feed(event.data)
+
+        with self._engine.timings.measure(Stage.TOTAL):
+            async with self.placed(request) as place:
+                outcome = await self.run(request, place, sink=keep)
+        if outcome.problem:
+            stderr.feed(f"agentkernel: {outcome.problem}\n".encode())
+        with self._engine.timings.measure(Stage.REPLY):
+            out, err = stdout.text(), stderr.text()
+            return replies.Executed(
+                exit_code=outcome.exit_code,
+                stdout=out.text,
+                stderr=err.text,
+                signal=optional(outcome.signal),
+                timed_out=optional(outcome.timed_out or None),
+                truncated=optional(truncation(out, err)),
+                stdout_bytes=optional(out.raw),
+                stderr_bytes=optional(err.raw),
+                request_id=request.request_id,
+                **place.facts(),
+            )
+
+    async def put_archive(self, request: requests.ArchivePut, chunks: AsyncIterator[bytes]) -> int:
+        """Extract a tar stream in a lease's sandbox; the number of its members."""
+        self.last_used_s = time.monotonic()
+        with self._engine.leases.used(LeaseId(request.id)) as sandbox:
+            try:
+                return await sandbox.guest.put_archive(request.path, chunks, owner=request.owner)
+            except OSError as err:
+                raise Refused(
+                    f"the archive cannot be extracted: {err.strerror}: {err.filename}",
+                    hint="names stay below the target folder; links, devices and set-id bits that leave it are refused",
+                ) from err
+
+    # --- leases and the pool ------------------------------------------------------------------------------------------
+
+    async def _acquire(self, request: requests.Acquire) -> replies.Acquired:
+        admitted = await self._admit(wish_of(request))
+        key = await self._key(admitted, request.runtime, request.compatibility_mode, None)
+        lease = await self._engine.acquire(key)
+        await lease.sandbox.guest.refresh()
+        path = self._door.open(lease, self._doors) if self._doors is not None else None
+        return replies.Acquired(
+            id=lease.id,
+            vsock_path=optional(None if path is None else str(path)),
+            expires_in_s=self._ttl_s,
+            request_id=request.request_id,
+            **Place(lease.sandbox).facts(),
+        )
+
+    async def _prewarm(self, request: requests.Prewarm) -> replies.Prewarmed:
+        mode = request.compatibility_mode
+        runtime = PRESETS[mode].runtime
+        key = await self._key(await self._admit(Wish(runtime)), runtime, mode, None, fill=True)
+        count = await self._engine.prewarm((key,))
+        return replies.Prewarmed(compatibility_mode=str(mode), count=count, request_id=request.request_id)
+
+    async def fill(self) -> None:
+        """Once after the start: fill the configured modes whose images are built, when nobody is waiting."""
+        await anyio.sleep(FILL_DELAY_S)
+        for mode in map(Mode, self._config.pool.prewarm):
+            runtime = PRESETS[mode].runtime
+            try:
+                if self._images.is_built(runtime):
+                    await self._key(await self._admit(Wish(runtime)), runtime, mode, None, fill=True)
+            except Refused as err:
+                log.warning("cannot prewarm", extra={"mode": str(mode), "reason": err.message})
+
+    # --- facts --------------------------------------------------------------------------------------------------------
+
+    def _status(self, request: requests.Status) -> replies.StatusReply:
+        counts = self._engine.counts()
+        drivers: dict[str, replies.DriverStatus] = {}
+        for (backend, vmm), verdict in self._engine.readiness_now().items():
+            name = str(wire_backend(backend))
+            if name not in drivers or (verdict.usable and not drivers[name].usable):
+                drivers[name] = replies.DriverStatus(
+                    usable=verdict.usable,
+                    vmm=optional(vmm and str(vmm)),
+                    isolation=optional(verdict.isolation and str(verdict.isolation)),
+                    reason=optional(verdict.reason or None),
+                    remedy=optional(verdict.remedy or None),
+                )
+        by_mode = {str(mode): count for mode, count in counts.warm_by_mode.items()}
+        return replies.StatusReply(
+            warm=counts.warm,
+            in_use=counts.in_use,
+            min_warm=counts.min_warm,
+            max_warm=counts.max_warm,
+            backends=[name for name, verdict in drivers.items() if verdict.usable],
+            agent_stats=optional(by_mode or None),
+            drivers=drivers,
+            booting=counts.booting,
+            waiting=counts.waiting,
+            version=__version__,
+            timings=optional(self._engine.timings.summary() if request.timings else None),
+            request_id=request.request_id,
+        )
+
+
+def wish_of(request: requests.Run | requests.Acquire) -> Wish:
+    """What of a request policy judges."""
+    running = request if isinstance(request, requests.Run) else None
+    needs = {Feature.STDIN} if running and given(running.stdin) is not None else set()
+    if running and running.files:
+        needs.add(Feature.FILES)
+    return Wish(
+        runtime=request.runtime,
+        backend=WireBackend(request.backend).choice,
+        command=running.command if running else None,
+        vmm=given(request.vmm),
+        minimum_isolation=given(request.minimum_isolation),
+        cwd=request.cwd,
+        user=request.user,
+        image=request.image,
+        profile=request.profile,
+        network=request.network,
+        limits=request.limits,
+        needs=frozenset(needs),
+    )
