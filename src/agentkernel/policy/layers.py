@@ -118,8 +118,10 @@ def _from_file(table: Mapping[str, Any], source: str, warnings: list[str]) -> di
 def _flattened(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in table.items():
         path = f"{prefix}{name}"
-        if isinstance(value, Mapping) and path not in KEYS and any(known.startswith(f"{path}.") for known in KEYS):
+        if isinstance(value, Mapping) and value and path not in KEYS and path not in ORIGINAL:
             yield from _flattened(value, f"{path}.")
+        elif value == {} and any(known.startswith(f"{path}.") for known in KEYS):
+            continue  # an empty section says nothing
         else:
             yield path, value
 
@@ -134,7 +136,7 @@ def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> dict[s
             path = known[name]
             values[path] = checked(path, _parsed(KEYS[path].rule, text), name)
         else:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             warnings.append(f"{name} is not known and does nothing{f'; did you mean {near[0]}?' if near else '.'}")
     return values
 
