@@ -150,6 +150,8 @@ class World:
         for box in self.all("booted"):
             assert any(isinstance(command, Lend) for command in commands) is False
             self.boxes[box].state = "warm"
+        for key in self.failed_in_row.keys() - self.pool._stock.shelves.keys():
+            self.failed_in_row[key] = 0  # a forgotten key's bad luck is forgotten with it
         self._check()
         return commands
 

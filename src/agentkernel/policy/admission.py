@@ -1,0 +1,204 @@
+"""Which backend a request gets, or why none. A choice is honoured or refused, never replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agentkernel.model.errors import Denied, Refused, Unsupported
+from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
+from agentkernel.model.readiness import Capabilities, Readiness
+from agentkernel.policy.config import Config
+from agentkernel.policy.environment import check_command, checked_cwd, checked_user, is_root
+
+Choice = tuple[Backend, Vmm | None]
+"""What one driver is known by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One driver on this host.
+
+    Attributes:
+        runtimes: recipes that it can run; None for all.
+    """
+
+    readiness: Readiness
+    capabilities: Capabilities
+    runtimes: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request says that matters for admission; empty is the default.
+
+    Attributes:
+        backend: None for `auto`.
+        command: None where no program is asked for (acquire, prewarm).
+        needs: features without which the request makes no sense (`STDIN`, `FILES`).
+    """
+
+    runtime: str
+    backend: Backend | None = Backend.MICROVM
+    command: Sequence[str] | None = None
+    vmm: Vmm | None = None
+    minimum_isolation: Isolation | None = None
+    cwd: str = ""
+    user: str = ""
+    image: str = ""
+    profile: str = ""
+    network: str = ""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    needs: frozenset[Feature] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Go ahead, with this driver; `isolation` is the tier to name in the reply."""
+
+    backend: Backend
+    vmm: Vmm | None
+    isolation: Isolation
+
+
+_VMM_ORDER = [Vmm.FIRECRACKER, Vmm.QEMU]
+"""Between monitors of one tier: the smaller one first."""
+
+
+def admit(wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> Admitted:
+    """The driver for a request.
+
+    Args:
+        offers: every driver of this installation whose probe has finished.
+
+    Raises:
+        Refused: the request is not well formed (empty command, `vmm` for what has none).
+        Unsupported: it asks for what this version, this host or the chosen backend cannot do; reason and remedy are
+        in it. Denied: the configuration forbids what it asks for.
+    """
+    if wish.command is not None:
+        check_command(wish.command)
+    checked_cwd(wish.cwd)
+    checked_user(wish.user)
+    _refuse_what_is_not_yet(wish, config)
+    if wish.vmm and wish.backend not in {None, Backend.MICROVM}:
+        raise Refused(
+            f"Invalid request: vmm {wish.vmm} with backend {wish.backend}",
+            hint="Only microVMs have a vmm; leave it out.",
+        )
+    objections: list[Refused] = []
+    for choice in _candidates(wish, offers, config):
+        verdict = _judge(choice, offers.get(choice), wish, config)
+        if isinstance(verdict, Isolation):
+            return Admitted(*choice, verdict)
+        objections.append(verdict)
+    raise _verdict(wish, objections)
+
+
+def strongest_microvm(offers: Mapping[Choice, Offer], config: Config) -> Vmm | None:
+    """Which monitor makes microVMs here, for prewarming and `status`; None when none works."""
+    try:
+        return admit(Wish("base"), offers, config).vmm
+    except Refused:
+        return None
+
+
+def _refuse_what_is_not_yet(wish: Wish, config: Config) -> None:
+    security = config.security
+    effective = {
+        "image": (wish.image or config.sandbox.image, ""),
+        "profile": (wish.profile or security.profile, "moderate"),
+        "network": (wish.network or security.network, "none"),
+        "limits": (" ".join(wish.limits), ""),
+        "security.domains.allow": (" ".join(security.domains.allow), ""),
+    }
+    for name, (value, default) in effective.items():
+        if value != default:
+            what = f"Unsupported: {name} `{value[:64]}` is not part of this version"
+            rule = f"only the default, `{default}`, is" if default else "leave it out"
+            raise Unsupported(what, hint=f"For {name}, {rule}; look into the request and the configuration.")
+
+
+def _candidates(wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> list[Choice]:
+    """Drivers to try, strongest first."""
+    pinned = wish.vmm or (None if config.microvm.vmm == "auto" else Vmm(config.microvm.vmm))
+    if wish.backend is not None and wish.backend is not Backend.MICROVM:
+        return [(wish.backend, None)]
+    if wish.backend is Backend.MICROVM and pinned:
+        return [(Backend.MICROVM, pinned)]
+    known = [
+        (backend, vmm)
+        for backend, vmm in offers
+        if wish.backend in {None, backend}
+        and (backend is not Backend.MICROVM or pinned in {None, vmm})
+        and (wish.vmm is None or vmm is wish.vmm)
+    ]
+    return sorted(known, key=lambda choice: _strength(choice, offers[choice]))
+
+
+def _strength(choice: Choice, offer: Offer) -> tuple[int, int]:
+    tiers = list(Isolation)
+    tier = offer.readiness.isolation
+    return (tiers.index(tier) if tier else len(tiers), _VMM_ORDER.index(choice[1]) if choice[1] else len(_VMM_ORDER))
+
+
+def _judge(choice: Choice, offer: Offer | None, wish: Wish, config: Config) -> Isolation | Refused:
+    """The tier that the driver gives, or what stands against it."""
+    name = _name(choice)
+    if offer is None:
+        return Unsupported(f"Unsupported: {name} has no driver here", hint=_remedy(choice, ""))
+    ready = offer.readiness
+    if not ready.usable or ready.isolation is None:
+        return Unsupported(
+            f"Unsupported: {name} is not usable here: {ready.reason}", hint=_remedy(choice, ready.remedy)
+        )
+    if wish.minimum_isolation and not ready.isolation.at_least(wish.minimum_isolation):
+        return Unsupported(
+            f"Unsupported: {name} gives isolation {ready.isolation}; wanted is {wish.minimum_isolation} or stronger",
+            hint="Lower minimum_isolation, or choose another backend; `agentkernel doctor` shows what there is.",
+        )
+    least = config.security.minimum_isolation
+    if least and not ready.isolation.at_least(Isolation(least)):
+        return Denied(
+            f"Denied: {name} gives isolation {ready.isolation}; the configuration wants {least} or stronger",
+            hint="Change [security] minimum_isolation, or choose another backend.",
+        )
+    return _missing(name, offer, wish) or ready.isolation
+
+
+def _missing(name: str, offer: Offer, wish: Wish) -> Refused | None:
+    if offer.runtimes is not None and wish.runtime not in offer.runtimes:
+        return Unsupported(
+            f"Unsupported: {name} cannot run the runtime {wish.runtime}",
+            hint=f"It runs: {' '.join(sorted(offer.runtimes)) or 'nothing yet'}. Choose another backend.",
+        )
+    needs = wish.needs | ({Feature.USER_ROOT} if is_root(wish.user) else frozenset())
+    for feature in sorted(needs):
+        if feature not in offer.capabilities:
+            remedy = "Leave user out" if feature is Feature.USER_ROOT else "Leave it out"
+            return Unsupported(f"Unsupported: {name} lacks {feature}", hint=f"{remedy}, or choose backend firecracker.")
+    return None
+
+
+def _remedy(choice: Choice, remedy: str) -> str:
+    if choice[0] is Backend.HYPERLIGHT:
+        return f"{remedy} The backend wasm runs WebAssembly without a hypervisor, at the weaker tier wasm.".strip()
+    return remedy or "`agentkernel doctor` shows what works here and what to do."
+
+
+def _verdict(wish: Wish, objections: list[Refused]) -> Refused:
+    """One refusal out of all: the only one as it is, else a list of who cannot and why."""
+    if len(objections) == 1:
+        return objections[0]
+    what = "no backend" if wish.backend is None else "no microVM"
+    if not objections:
+        return Unsupported(f"Unsupported: {what} is there", hint="`agentkernel doctor` shows what to install.")
+    reasons = "; ".join(cause.message.removeprefix("Unsupported: ") for cause in objections)
+    remedies = dict.fromkeys(cause.hint for cause in objections)
+    kind = Denied if any(isinstance(cause, Denied) for cause in objections) else Unsupported
+    return kind(f"{kind.__name__}: {what} can do this: {reasons}", hint=" ".join(remedies))
+
+
+def _name(choice: Choice) -> str:
+    backend, vmm = choice
+    return f"{backend} ({vmm})" if vmm else backend.value

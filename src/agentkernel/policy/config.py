@@ -1,0 +1,191 @@
+"""The configuration: one schema, each key with its default and its meaning.
+
+The values here are what holds after all layers were applied; `layers` applies them. A key's rule says which values
+are well formed and what a project's file, taken from a directory that nobody vouches for, may do with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from agentkernel.model.kinds import Isolation, Mode
+from agentkernel.policy import presets
+
+RUNTIME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
+
+
+class Project(Enum):
+    """What a project's file may do with a key."""
+
+    NEVER = "never"
+    FREELY = "freely"
+    SMALLER = "smaller only"
+    STRICTER = "stricter only"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One key.
+
+    Attributes:
+        kind: type of the value in TOML; `list` is a list of strings.
+        low, high: bounds of an integer.
+        choices: allowed strings (of a list: allowed items), for STRICTER ones the strictest first; empty for any.
+        pattern: what a string matches as a whole; empty strings always pass.
+    """
+
+    meaning: str
+    kind: type
+    project: Project = Project.NEVER
+    low: int = 0
+    high: int = 2**53
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+
+
+def key(default: Any, meaning: str, kind: type | None = None, **rule: Any) -> Any:
+    """A dataclass field that carries its rule. `kind` is the default's type unless given."""
+    return field(default=default, metadata={"rule": Rule(meaning, kind or type(default), **rule)})
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """`[sandbox]`"""
+
+    name: str = key("", "Name of the project's sandbox.", project=Project.FREELY, pattern=RUNTIME_PATTERN)
+    runtime: str = key(
+        "", "Recipe of the root file system; empty: by the command.", project=Project.FREELY, pattern=RUNTIME_PATTERN
+    )
+    image: str = key("", "Image to use in place of a recipe; not in this version.", project=Project.FREELY)
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """`[resources]`"""
+
+    vcpus: int = key(presets.VCPUS, "Virtual processors.", project=Project.SMALLER, low=1, high=64)
+    memory_mb: int = key(presets.MEMORY_MIB, "Memory, MiB.", project=Project.SMALLER, low=64, high=1024 * 1024)
+    disk_mb: int = key(
+        presets.DISK_MIB, "Private writable disk, MiB.", project=Project.SMALLER, low=16, high=1024 * 1024
+    )
+    pids: int = key(presets.PIDS, "Processes at once.", project=Project.SMALLER, low=16, high=4_194_304)
+
+
+@dataclass(frozen=True, slots=True)
+class Domains:
+    """`[security.domains]`"""
+
+    allow: tuple[str, ...] = key((), "Hosts that may be reached; not in this version.", list, project=Project.STRICTER)
+    block: tuple[str, ...] = key((), "Hosts that may never be reached.", list, project=Project.STRICTER)
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """`[security]`"""
+
+    profile: str = key(
+        "moderate",
+        "How much a sandbox may; only `moderate` in this version.",
+        project=Project.STRICTER,
+        choices=("restrictive", "moderate", "permissive"),
+    )
+    network: str = key(
+        "none",
+        "Outbound network; only `none` in this version.",
+        project=Project.STRICTER,
+        choices=("none", "domains", "open"),
+    )
+    minimum_isolation: str = key(
+        "",
+        "Refuse weaker tiers; empty: none is refused.",
+        project=Project.STRICTER,
+        choices=(*Isolation, ""),
+    )
+    share_template_memory: bool = key(
+        True, "Let clones share memory pages with their template.", project=Project.STRICTER
+    )
+    domains: Domains = field(default_factory=Domains)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """`[agent]`"""
+
+    preferred: str = key("", "Agent that `agentkernel` sets up by default.", choices=("", "claude", "codex", "gemini"))
+    compatibility_mode: str = key("native", "Mode when a request names none.", choices=tuple(Mode))
+
+
+@dataclass(frozen=True, slots=True)
+class Microvm:
+    """`[microvm]`"""
+
+    vmm: str = key(
+        "auto",
+        "Which monitor makes microVMs; `auto`: the strongest that works here.",
+        choices=("auto", "firecracker", "qemu"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """`[pool]`"""
+
+    prewarm: tuple[str, ...] = key(("native",), "Modes that fill at daemon start.", list, choices=tuple(Mode))
+    min_warm: int | None = key(None, "Kept warm per preset, at least; default: the preset's.", int, high=1024)
+    max_warm: int | None = key(None, "Kept warm per preset, at most; default: the preset's.", int, high=1024)
+    max_sandboxes: int = key(32, "Sandboxes on this host at once.", low=1, high=65536)
+    max_age_s: int = key(300, "A warm sandbox older than this is replaced.", low=1)
+    idle_pause_s: int = key(0, "Pause warm sandboxes unused this long; 0: never.")
+    queue_timeout_s: int = key(60, "How long a request waits for room.", low=1)
+    lease_ttl_s: int = key(3600, "A lease ends this long after its last use.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """`[daemon]`"""
+
+    socket: str = key("", "Path of the socket; empty: `daemon.sock` in the state directory.")
+    idle_exit_s: int = key(600, "The daemon ends when unused this long; 0: never.")
+    log_format: str = key("text", "Form of the log.", choices=("text", "json"))
+    output_cap_bytes: int = key(4 * 1024 * 1024, "Most text of one output stream in a reply.", low=1024, high=2**30)
+    line_cap_bytes: int = key(1024 * 1024, "Longest request line.", low=1024, high=2**30)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All of it."""
+
+    sandbox: Sandbox = field(default_factory=Sandbox)
+    resources: Resources = field(default_factory=Resources)
+    security: Security = field(default_factory=Security)
+    agent: Agent = field(default_factory=Agent)
+    microvm: Microvm = field(default_factory=Microvm)
+    pool: Pool = field(default_factory=Pool)
+    daemon: Daemon = field(default_factory=Daemon)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key's place, `section.key`, its rule and default."""
+
+    path: str
+    rule: Rule
+    default: Any
+
+
+def _keys(section: Any, prefix: str) -> Sequence[Key]:
+    found: list[Key] = []
+    for item in fields(section):
+        value = getattr(section, item.name)
+        if "rule" in item.metadata:
+            found.append(Key(f"{prefix}{item.name}", item.metadata["rule"], value))
+        else:
+            found += _keys(value, f"{prefix}{item.name}.")
+    return found
+
+
+KEYS: dict[str, Key] = {found.path: found for found in _keys(Config(), "")}
+"""Every key by its path; what the reference page and `layers` are made of."""

@@ -1,0 +1,164 @@
+"""Which backend a request gets. Each refusal stands beside what is allowed."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentkernel.model.errors import Denied, Refused, Unsupported
+from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
+from agentkernel.model.readiness import Capabilities, Readiness
+from agentkernel.policy.admission import Admitted, Choice, Offer, Wish, admit, strongest_microvm
+from agentkernel.policy.config import Config
+from agentkernel.policy.layers import load
+
+ALL = frozenset(Feature)
+QEMU: Choice = (Backend.MICROVM, Vmm.QEMU)
+FIRECRACKER: Choice = (Backend.MICROVM, Vmm.FIRECRACKER)
+DOCKER: Choice = (Backend.DOCKER, None)
+WASM: Choice = (Backend.WASM, None)
+
+
+def offer(tier: Isolation | None, features: frozenset[Feature] = ALL, runtimes: frozenset[str] | None = None) -> Offer:
+    ready = Readiness(tier is not None, tier, reason="no such device", remedy="Enable it.")
+    return Offer(ready, Capabilities(features), runtimes)
+
+
+def config(**flags: object) -> Config:
+    return load(flags={path.replace("__", "."): value for path, value in flags.items()}).config
+
+
+EMULATED = {
+    FIRECRACKER: offer(None),
+    QEMU: offer(Isolation.VM_EMULATED),
+    DOCKER: offer(Isolation.CONTAINER, ALL - {Feature.USER_ROOT}),
+    WASM: offer(Isolation.WASM, frozenset(), frozenset({"wasm"})),
+    (Backend.HYPERLIGHT, None): offer(None),
+}
+KVM = {FIRECRACKER: offer(Isolation.VM), QEMU: offer(Isolation.VM)}
+
+
+def test_a_microvm_is_made_by_the_strongest_monitor_that_works() -> None:
+    assert admit(Wish("base", command=["ls"]), EMULATED, Config()) == Admitted(
+        Backend.MICROVM, Vmm.QEMU, Isolation.VM_EMULATED
+    )
+    assert admit(Wish("base"), KVM, Config()).vmm is Vmm.FIRECRACKER
+    assert strongest_microvm(KVM, Config()) is Vmm.FIRECRACKER
+    assert strongest_microvm({}, Config()) is None
+
+
+def test_a_pinned_monitor_is_used_or_refused() -> None:
+    assert admit(Wish("base", vmm=Vmm.QEMU), KVM, Config()).vmm is Vmm.QEMU
+    with pytest.raises(Unsupported, match=r"firecracker.*no such device") as caught:
+        admit(Wish("base", vmm=Vmm.FIRECRACKER), EMULATED, Config())
+    assert caught.value.hint == "Enable it."
+
+
+def test_the_configured_monitor_is_used_or_refused_and_a_request_may_pin_another() -> None:
+    pinned = config(microvm__vmm="qemu")
+    assert admit(Wish("base"), KVM, pinned).vmm is Vmm.QEMU
+    assert admit(Wish("base", vmm=Vmm.FIRECRACKER), KVM, pinned).vmm is Vmm.FIRECRACKER
+    with pytest.raises(Unsupported):
+        admit(Wish("base"), EMULATED, config(microvm__vmm="firecracker"))
+
+
+def test_a_backend_is_never_replaced() -> None:
+    with pytest.raises(Unsupported, match="apple has no driver here"):
+        admit(Wish("base", backend=Backend.APPLE), EMULATED, Config())
+    assert admit(Wish("base", backend=Backend.DOCKER), EMULATED, Config()).backend is Backend.DOCKER
+
+
+def test_hyperlights_refusal_names_wasm_and_its_tier() -> None:
+    with pytest.raises(Unsupported) as caught:
+        admit(Wish("base", backend=Backend.HYPERLIGHT), EMULATED, Config())
+    assert "wasm" in caught.value.hint
+    assert "weaker tier" in caught.value.hint
+
+
+def test_a_monitor_for_what_has_none_is_refused() -> None:
+    with pytest.raises(Refused, match="vmm qemu with backend docker"):
+        admit(Wish("base", backend=Backend.DOCKER, vmm=Vmm.QEMU), EMULATED, Config())
+
+
+def test_auto_means_the_strongest_tier_that_can_run_it() -> None:
+    assert admit(Wish("base", backend=None), EMULATED, Config()).isolation is Isolation.VM_EMULATED
+    weak = {WASM: EMULATED[WASM], DOCKER: EMULATED[DOCKER]}
+    assert admit(Wish("base", backend=None), weak, Config()).backend is Backend.DOCKER
+    assert admit(Wish("wasm", backend=None), weak, Config()).backend is Backend.WASM
+    with pytest.raises(Unsupported, match="no backend can do this"):
+        admit(Wish("base", backend=None, user="root"), weak, Config())
+
+
+def test_auto_honours_a_pinned_monitor() -> None:
+    assert admit(Wish("base", backend=None, vmm=Vmm.QEMU), KVM, Config()).vmm is Vmm.QEMU
+    with pytest.raises(Unsupported, match="no backend is there"):
+        admit(Wish("base", backend=None, vmm=Vmm.QEMU), {DOCKER: EMULATED[DOCKER]}, Config())
+
+
+def test_a_minimum_of_the_request_refuses_what_is_weaker() -> None:
+    wish = Wish("base", minimum_isolation=Isolation.VM)
+    assert admit(wish, KVM, Config()).isolation is Isolation.VM
+    with pytest.raises(Unsupported, match="vm-emulated; wanted is vm or stronger"):
+        admit(wish, EMULATED, Config())
+
+
+def test_a_minimum_of_the_configuration_denies_what_is_weaker() -> None:
+    strict = config(security__minimum_isolation="vm-emulated")
+    assert admit(Wish("base"), EMULATED, strict).isolation is Isolation.VM_EMULATED
+    with pytest.raises(Denied, match="the configuration wants vm-emulated"):
+        admit(Wish("base", backend=Backend.DOCKER), EMULATED, strict)
+    with pytest.raises(Denied, match="no backend can do this"):
+        admit(Wish("base", backend=None), {DOCKER: EMULATED[DOCKER], WASM: EMULATED[WASM]}, strict)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        Wish("base", profile="permissive"),
+        Wish("base", network="open"),
+        Wish("base", image="alpine"),
+        Wish("base", limits={"memory_mb": 1}),
+    ],
+)
+def test_what_is_not_yet_is_refused_by_name_and_never_ignored(wish: Wish) -> None:
+    with pytest.raises(Unsupported, match=r"Unsupported: (profile|network|image|limits) "):
+        admit(wish, KVM, Config())
+
+
+def test_the_defaults_said_aloud_are_no_wish() -> None:
+    assert admit(Wish("base", profile="moderate", network="none"), KVM, Config())
+
+
+def test_a_configuration_that_cannot_be_enforced_is_refused_too() -> None:
+    with pytest.raises(Unsupported, match="profile `restrictive`"):
+        admit(Wish("base"), KVM, config(security__profile="restrictive"))
+    with pytest.raises(Unsupported, match=r"security\.domains\.allow"):
+        admit(Wish("base"), KVM, config(security__domains__allow=["example.org"]))
+
+
+def test_an_empty_command_is_invalid() -> None:
+    with pytest.raises(Refused, match="command is empty"):
+        admit(Wish("base", command=[]), KVM, Config())
+
+
+def test_root_needs_a_driver_that_declares_it() -> None:
+    assert admit(Wish("base", user="root"), KVM, Config())
+    with pytest.raises(Unsupported, match="docker lacks user-root") as caught:
+        admit(Wish("base", backend=Backend.DOCKER, user="0"), EMULATED, Config())
+    assert caught.value.hint.startswith("Leave user out")
+
+
+def test_a_needed_feature_that_is_missing_is_named() -> None:
+    with pytest.raises(Unsupported, match="wasm lacks stdin"):
+        admit(Wish("wasm", backend=Backend.WASM, needs=frozenset({Feature.STDIN})), EMULATED, Config())
+
+
+def test_a_runtime_that_a_driver_cannot_run_is_refused() -> None:
+    with pytest.raises(Unsupported, match="wasm cannot run the runtime python"):
+        admit(Wish("python", backend=Backend.WASM), EMULATED, Config())
+
+
+def test_when_no_monitor_works_all_reasons_are_told() -> None:
+    with pytest.raises(Unsupported, match=r"no microVM can do this: .*firecracker.*; .*qemu"):
+        admit(Wish("base"), {FIRECRACKER: offer(None), QEMU: offer(None)}, Config())
+    with pytest.raises(Unsupported, match="no microVM is there"):
+        admit(Wish("base"), {}, Config())
