@@ -30,7 +30,9 @@ def check_errno(errno: int, *, least: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hello(Payload):
-    """Full identity. `clock_ns` counts from 1970; `pids` is 0 for no limit."""
+    """Full identity. `clock_ns` counts from 1970; `pids` is 0 for no limit. Of another generation nothing but its
+    number is known.
+    """
 
     generation: int
     entropy: bytes
@@ -41,6 +43,14 @@ class Hello(Payload):
 
     kind: ClassVar[int] = HostKind.HELLO
     layout: ClassVar[tuple[Field, ...]] = (U32, Fixed(32), U64, TEXT, Fixed(16), U32)
+
+    @classmethod
+    def decode(cls, payload: bytes | memoryview) -> Hello:
+        """As every payload; a host of another generation may say more, or less, after its number."""
+        generation = U32.take(Cursor(memoryview(payload)))
+        if generation == GENERATION:
+            return decode_exactly(cls, payload)
+        return cls(generation, bytes(32), 0, "", bytes(16), 0)
 
 
 @dataclass(frozen=True, slots=True)

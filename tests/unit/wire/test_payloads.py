@@ -159,6 +159,10 @@ def test_a_welcome_of_another_generation_is_known_by_its_number_alone() -> None:
     assert control.Welcome.decode(u32(2) + b"whatever comes then") == control.Welcome(2, (), (), ())
 
 
+def test_a_hello_of_another_generation_is_known_by_its_number_alone() -> None:
+    assert control.Hello.decode(u32(2) + b"whatever comes then").generation == 2
+
+
 UNSPEAKABLE: list[typing.Callable[[], Payload]] = [
     lambda: control.Ping(-1),
     lambda: control.Ping(2**64),
