@@ -106,11 +106,6 @@ class FrameReader:
         self._rest = bytearray()
         self._needed = HEADER_BYTES
 
-    @property
-    def pending_bytes(self) -> int:
-        """How much of an incomplete frame is held."""
-        return len(self._rest)
-
     def frames(self, chunk: bytes | memoryview) -> Iterator[tuple[int, int, memoryview]]:
         """Channel, kind and payload of each frame that `chunk` completes. A payload is valid until the next step.
 
