@@ -24,8 +24,7 @@ def test_a_few_seconds_of_fuzzing_find_nothing(tmp_path: Path) -> None:
         "-timeout=5",
         f"-artifact_prefix={tmp_path}/",
     ]
-    done = subprocess.run(
-        [sys.executable, str(HARNESS), *arguments], env=environment, cwd=tmp_path, capture_output=True, timeout=120
-    )
+    command = [sys.executable, str(HARNESS), *arguments]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
     assert b"DONE" in done.stderr
