@@ -16,7 +16,9 @@ from agentkernel.wire.frames import GENERATION, GuestKind, HostKind
 FEATURES = frozenset(
     "exec stdin signal user-root files tar-in pty tar-out stream cgroup mount clock hostname".split()  # noqa: SIM905
 )
-"""Every feature of this generation; a guest lists each one as had or as refused."""
+"""Every feature of this generation; a guest lists each one as had or as refused. What it lists nowhere it does not
+have.
+"""
 
 _FEATURE = re.compile(r"[a-z0-9-]{1,32}\Z")
 MOST_ERRNO = 4095
@@ -30,7 +32,9 @@ def check_errno(errno: int, *, least: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hello(Payload):
-    """Full identity. `clock_ns` counts from 1970; `pids` is 0 for no limit."""
+    """Full identity. `clock_ns` counts from 1970; `pids` is 0 for no limit. Of another generation nothing but its
+    number is known.
+    """
 
     generation: int
     entropy: bytes
@@ -41,6 +45,14 @@ class Hello(Payload):
 
     kind: ClassVar[int] = HostKind.HELLO
     layout: ClassVar[tuple[Field, ...]] = (U32, Fixed(32), U64, TEXT, Fixed(16), U32)
+
+    @classmethod
+    def decode(cls, payload: bytes | memoryview) -> Hello:
+        """As every payload; a host of another generation may say more, or less, after its number."""
+        generation = U32.take(Cursor(memoryview(payload)))
+        if generation == GENERATION:
+            return decode_exactly(cls, payload)
+        return cls(generation, bytes(32), 0, "", bytes(16), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +74,10 @@ class Welcome(Payload):
         return decode_exactly(cls, payload) if generation == GENERATION else cls(generation, (), (), ())
 
     def verify(self) -> None:
-        """Every feature once and in one list, every fact `key=value`, printable, and once."""
+        """No feature twice or in both lists, every fact `key=value`, printable, and once."""
         named = (*self.features, *self.refused)
         if len(set(named)) != len(named) or not all(map(_FEATURE.match, named)):
             raise LinkError("a feature is listed twice or has no proper name")
-        if not FEATURES.issubset(named):
-            raise LinkError("a feature is neither had nor refused")
         keys = [fact.partition("=")[0] for fact in self.facts]
         if len(set(keys)) != len(keys) or not all(fact.isprintable() and "=" in fact for fact in self.facts):
             raise LinkError("a fact is not printable `key=value`, or is there twice")

@@ -82,13 +82,18 @@ def encode_frame(tag: bytes, channel: int, kind: int, payload: bytes | memoryvie
     return b"".join((HEADER.pack(tag, len(payload), channel, kind), payload))
 
 
+def check_length(length: int) -> None:
+    """Raise LinkError for a payload that is longer than a frame carries."""
+    if length > MOST_PAYLOAD_BYTES:
+        raise LinkError(f"a frame names a payload of {length} bytes")
+
+
 def decode_header(tag: bytes, view: memoryview, offset: int) -> tuple[int, int, int]:
     """Length, channel and kind of the header at `offset`. Raises LinkError for one that no peer may send."""
     seen, length, channel, kind = HEADER.unpack_from(view, offset)
     if seen != tag:
         raise LinkError("a frame does not begin with the tag of the epoch")
-    if length > MOST_PAYLOAD_BYTES:
-        raise LinkError(f"a frame names a payload of {length} bytes")
+    check_length(length)
     if kind > 255:
         raise LinkError("the zero bytes of a frame header are not zero")
     return length, channel, kind
@@ -105,11 +110,6 @@ class FrameReader:
         self._tag = tag
         self._rest = bytearray()
         self._needed = HEADER_BYTES
-
-    @property
-    def pending_bytes(self) -> int:
-        """How much of an incomplete frame is held."""
-        return len(self._rest)
 
     def frames(self, chunk: bytes | memoryview) -> Iterator[tuple[int, int, memoryview]]:
         """Channel, kind and payload of each frame that `chunk` completes. A payload is valid until the next step.

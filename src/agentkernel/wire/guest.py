@@ -18,6 +18,7 @@ from agentkernel.wire.frames import (
     MOST_PARTS_BYTES,
     WINDOW_BYTES,
     HostKind,
+    check_length,
     decode_header,
     encode_frame,
 )
@@ -174,6 +175,9 @@ class GuestLink:
     def _frame(self, events: list[Event], tag: bytes) -> bool:
         if not self._buffer.startswith(tag):
             raise LinkError("a frame does not begin with the tag of the epoch")
+        if len(self._buffer) >= 8:
+            # As the C agent does: nobody waits for the rest of a header that will be refused.
+            check_length(int.from_bytes(self._buffer[4:8], "little"))
         if len(self._buffer) < HEADER_BYTES:
             return False
         length, number, kind = decode_header(tag, memoryview(bytes(self._buffer[:HEADER_BYTES])), 0)

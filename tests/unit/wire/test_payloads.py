@@ -120,7 +120,6 @@ def test_the_table_above_holds_every_payload() -> None:
 
 
 WRONG: list[tuple[type[Payload], bytes]] = [
-    (control.Welcome, u32(1) + texts() + texts() + texts()),
     (control.Welcome, u32(1) + texts(*map(str.encode, FEATURES)) + texts(b"exec") + texts()),
     (control.Welcome, u32(1) + texts(*map(str.encode, FEATURES), b"New One") + texts() + texts()),
     (control.Welcome, u32(1) + texts(*map(str.encode, FEATURES)) + texts() + texts(b"arch")),
@@ -157,6 +156,10 @@ def test_what_is_spelled_well_and_means_nothing_is_a_violation(message_type: typ
 
 def test_a_welcome_of_another_generation_is_known_by_its_number_alone() -> None:
     assert control.Welcome.decode(u32(2) + b"whatever comes then") == control.Welcome(2, (), (), ())
+
+
+def test_a_hello_of_another_generation_is_known_by_its_number_alone() -> None:
+    assert control.Hello.decode(u32(2) + b"whatever comes then").generation == 2
 
 
 UNSPEAKABLE: list[typing.Callable[[], Payload]] = [

@@ -63,9 +63,7 @@ class SimulatedGuest:
     async def _listen(self, tasks: TaskGroup) -> None:
         try:
             while True:
-                chunk = await self._stream.receive(READ_BYTES)
-                if not self.deaf:
-                    self._handle(chunk, tasks)
+                self._handle(await self._stream.receive(READ_BYTES), tasks)
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             self.die()
 
@@ -87,6 +85,8 @@ class SimulatedGuest:
 
     def say(self, number: int, message: Payload) -> None:
         """Send a message, if the channel is still there."""
+        if self.deaf:
+            return
         self.outbox.push(self.link.send(number, message))
 
     def _control(self, message: Payload) -> None:
