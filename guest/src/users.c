@@ -92,6 +92,7 @@ static void join_groups(struct user *user, struct text group)
 {
     struct field line;
     struct field f[4];
+    user->groups[user->group_count++] = user->gid; /* as initgroups(3) does */
     while (user->group_count < GROUPS_MOST && next_line(&group, &line)) {
         uint32_t gid;
         if (split(line, ':', f, 4) < 4 || !number(f[2], &gid) || gid == user->gid)
@@ -143,7 +144,7 @@ bool user_find(struct user *user, const char *wanted, struct text passwd, struct
             return false;
         if (!find_line(user, passwd, NULL, uid))
             unknown(user, uid);
-        user->gid = gid; /* who names a group gets that one and no others */
+        user->gid = user->groups[user->group_count++] = gid; /* who names a group gets that one and no others */
         return true;
     }
     if (whole.length == 0 || number(whole, &uid)) {
