@@ -339,9 +339,7 @@ class Store:
         return await self._give_up("images", image)
 
     def refresh(self, runtime: str) -> None:
-        """Make the next `ensure` build the runtime anew, from new package lists. What runs on the present image keeps
-        it.
-        """
+        """Make the next `ensure` build the runtime anew, from new package lists. What runs keeps the present image."""
         self._forget(*(recipe.name for recipe in self._cookbook.lineage(runtime)))
 
     def refresh_tools(self) -> None:
