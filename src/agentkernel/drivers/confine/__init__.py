@@ -8,7 +8,7 @@ Leaves to the drivers what the program is, and to the engine the sandbox's direc
 from agentkernel.drivers.confine.facts import ConfinementFacts, confinement_of
 from agentkernel.drivers.confine.identity import UidRange, private_uid, uid_range
 from agentkernel.drivers.confine.process import ConfinedProcess, confined
-from agentkernel.drivers.confine.reap import ProcessName, process_name, reap
+from agentkernel.drivers.confine.reap import ProcessName, process_name, reap, recorded, wait_gone
 from agentkernel.drivers.confine.spec import Bind, Confinement, system_binds
 from agentkernel.drivers.confine.status import Ended
 
@@ -25,6 +25,8 @@ __all__ = [
     "private_uid",
     "process_name",
     "reap",
+    "recorded",
     "system_binds",
     "uid_range",
+    "wait_gone",
 ]

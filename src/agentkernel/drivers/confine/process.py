@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, fcntl
@@ -21,9 +21,9 @@ from agentkernel.model.errors import Broken, Unsupported
 from agentkernel.model.ids import SandboxId
 
 END_GRACE_S = 5.0
-"""How long a killed program may take to be gone before its supervisor is killed too."""
+"""How long a killed program may take to be gone before its supervisor is killed too, and how long that one may take."""
 
-LINE_BYTES = 1024
+RECEIVE_BYTES = 1024
 
 
 class ConfinedProcess:
@@ -36,17 +36,17 @@ class ConfinedProcess:
         uid: as whom it runs.
     """
 
-    def __init__(self, supervisor: subprocess.Popen[bytes], control: socket.socket, log_fd: int, *, uid: int) -> None:
+    def __init__(self, supervisor_pid: int, control: socket.socket, log_fd: int, *, uid: int) -> None:
         self.pid = 0
         self.start_ticks = 0
-        self.supervisor_pid = supervisor.pid
+        self.supervisor_pid = supervisor_pid
         self.uid = uid
-        self._supervisor = supervisor
         self._control = control
         self._log_fd = log_fd
         self._received = b""
         self._ended: Ended | None = None
         self._reading = anyio.Lock()
+        self._let_go = False
 
     async def wait_exited(self) -> Ended:
         """Return when the program is gone. Any number of tasks may wait."""
@@ -64,11 +64,16 @@ class ConfinedProcess:
         self._command(b"X")
 
     def keep(self) -> None:
-        """Let it outlive this daemon: from now on only `kill`, leaving the block, or `reap` ends it."""
+        """Let it outlive a crash of this daemon: then only `reap` ends it."""
         self._command(b"K")
 
+    def let_go(self) -> None:
+        """Keep it, and let it run on when the block is left: for a named sandbox, when the daemon stops."""
+        self.keep()
+        self._let_go = True
+
     def last_words(self) -> str:
-        """What it wrote to stdout and stderr so far, at most `log_bytes`."""
+        """What it wrote to stdout and stderr so far, the first `log_bytes` of it."""
         size = os.fstat(self._log_fd).st_size
         return os.pread(self._log_fd, size, 0).rstrip(b"\0").decode("utf-8", "replace")
 
@@ -87,7 +92,7 @@ class ConfinedProcess:
         while b"\n" not in self._received:
             await anyio.wait_readable(self._control)
             try:
-                some = self._control.recv(LINE_BYTES)
+                some = self._control.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 continue
             except ConnectionResetError:
@@ -103,24 +108,26 @@ class ConfinedProcess:
             self._control.send(byte)
 
     async def _end(self) -> None:
-        """Kill, and return when supervisor and program are gone; after a grace by killing its supervisor."""
+        """Kill and reap both. A supervisor that is itself killed takes the program with it (parent death signal)."""
+        if self._let_go:
+            return
+        pidfd = os.pidfd_open(self.supervisor_pid)  # our child, not reaped: the pid is still its own
         try:
             with anyio.move_on_after(END_GRACE_S, shield=True):
                 self.kill()
                 await self.wait_exited()
-                await _wait_gone(self._supervisor.pid)
+                await anyio.wait_readable(pidfd)
         finally:
-            self._supervisor.kill()
-            self._supervisor.wait()
+            with anyio.move_on_after(END_GRACE_S, shield=True):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                await anyio.wait_readable(pidfd)
+            os.close(pidfd)
+            _reap(self.supervisor_pid)
 
 
-async def _wait_gone(pid: int) -> None:
-    """Wait for a child without reaping it."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        await anyio.wait_readable(pidfd)
-    finally:
-        os.close(pidfd)
+def _reap(pid: int) -> None:
+    """Never blocks: a process that does not die even now stays a zombie of ours."""
+    os.waitpid(pid, os.WNOHANG)
 
 
 def _bounded_log(size: int) -> int:
@@ -134,11 +141,23 @@ def _bounded_log(size: int) -> int:
 def _uid_for(spec: Confinement, sandbox: SandboxId) -> int | None:
     if os.geteuid() != 0:
         return None
-    return spec.uid if spec.uid is not None else private_uid(sandbox, within=uid_range(_own_uid_map()))
+    if spec.uid is not None:
+        return spec.uid
+    return private_uid(sandbox, within=uid_range(Path("/proc/self/uid_map").read_text("ascii")))
 
 
-def _own_uid_map() -> str:
-    return Path("/proc/self/uid_map").read_text("ascii")
+def _spawn(argv: tuple[str, ...], pass_fds: tuple[int, ...]) -> int:
+    """Start the supervisor; returns its pid.
+
+    `posix_spawn` shares our memory until exec, so it stays fast in a big daemon. A dup2 of a descriptor onto itself
+    clears close-on-exec in the child alone (posix_spawn_file_actions_adddup2(3)): no thread's other child gets it.
+    """
+    streams = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0), *((os.POSIX_SPAWN_DUP2, 0, fd) for fd in (1, 2))]
+    passed = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in pass_fds]
+    try:
+        return os.posix_spawn(SUPERVISOR, argv, {}, file_actions=[*streams, *passed])
+    except (FileNotFoundError, PermissionError) as error:
+        raise Unsupported(f"the supervisor {SUPERVISOR.name} cannot be run: {error}", hint="make -C host") from error
 
 
 def _launch(spec: Confinement, sandbox: SandboxId, stack: ExitStack) -> ConfinedProcess:
@@ -146,25 +165,12 @@ def _launch(spec: Confinement, sandbox: SandboxId, stack: ExitStack) -> Confined
     ours, theirs = socket.socketpair()
     stack.callback(ours.close)
     ours.setblocking(False)
-    log_fd = _bounded_log(spec.log_bytes)
-    stack.callback(os.close, log_fd)
     with theirs:
+        log_fd = _bounded_log(spec.log_bytes)
+        stack.callback(os.close, log_fd)
         argv = command_line(spec, sandbox, control_fd=theirs.fileno(), log_fd=log_fd, uid=uid)
-        try:
-            # Popen uses vfork here, and spares the thread per child that asyncio has before Python 3.12.
-            supervisor = subprocess.Popen(
-                argv,
-                executable=SUPERVISOR,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={},
-                pass_fds=(theirs.fileno(), log_fd, *spec.pass_fds),
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            raise Unsupported("the supervisor is missing from this installation", hint="make -C host") from error
-    return ConfinedProcess(supervisor, ours, log_fd, uid=os.geteuid() if uid is None else uid)
+        pid = _spawn(argv, (theirs.fileno(), log_fd, *spec.pass_fds))
+    return ConfinedProcess(pid, ours, log_fd, uid=os.geteuid() if uid is None else uid)
 
 
 @asynccontextmanager

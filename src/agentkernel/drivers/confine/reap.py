@@ -74,21 +74,18 @@ async def reap(sandbox: SandboxId, facts: Mapping[str, str | int], *, within_s: 
     with ExitStack() as stack:
         held: dict[int, int] = {}
 
-        def hold(pid: int, still_it: Callable[[], bool]) -> None:
-            # Open first, compare then: an open pidfd never comes to mean another process.
-            with suppress(ProcessLookupError):
-                pidfd = os.pidfd_open(pid)
+        def hold(pid: int, is_it: Callable[[int], bool]) -> None:
+            pidfd = _open_if(pid, is_it)
+            if pidfd is not None:
                 stack.callback(os.close, pidfd)
-                if still_it():
-                    held[pid] = pidfd
+                held[pid] = pidfd
 
-        supervisors = supervisors_of(sandbox)
-        for pid in supervisors:
-            hold(pid, lambda pid=pid: _carries(pid, sandbox, PROC) and _is_ours(pid))  # type: ignore[misc]
+        for pid in supervisors_of(sandbox):
+            hold(pid, lambda pid: _carries(pid, sandbox, PROC) and _is_ours(pid))
         for pid in children_of(list(held)):
-            hold(pid, lambda pid=pid: pid in children_of(list(held)))  # type: ignore[misc]
+            hold(pid, lambda pid: pid in children_of(list(held)))
         for name in recorded(facts):
-            hold(name.pid, lambda name=name: process_name(name.pid) == name)  # type: ignore[misc]
+            _hold_named(hold, name)
         for pidfd in held.values():
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -99,12 +96,39 @@ async def reap(sandbox: SandboxId, facts: Mapping[str, str | int], *, within_s: 
             raise Broken(f"processes of sandbox {sandbox} do not die: {sorted(held)}")
 
 
+async def wait_gone(name: ProcessName) -> None:
+    """Return when a process, anybody's child, has ended; at once if it already has."""
+    pidfd = _open_if(name.pid, lambda pid: process_name(pid) == name)
+    if pidfd is None:
+        return
+    try:
+        await anyio.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
 def recorded(facts: Mapping[str, str | int]) -> Iterator[ProcessName]:
     """The processes that the facts of a sandbox name, the supervisor first. One of an earlier boot matches nothing."""
     boot = str(facts.get("boot_id", ""))
     for pid, ticks in (("supervisor_pid", "supervisor_ticks"), ("pid", "start_ticks")):
         if pid in facts and ticks in facts:
             yield ProcessName(boot, int(facts[pid]), int(facts[ticks]))
+
+
+def _hold_named(hold: Callable[[int, Callable[[int], bool]], None], name: ProcessName) -> None:
+    hold(name.pid, lambda pid: process_name(pid) == name)
+
+
+def _open_if(pid: int, is_it: Callable[[int], bool]) -> int | None:
+    """A pidfd, if the process is the one that is meant. Opened first, compared then: it never comes to mean another."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if is_it(pid):
+        return pidfd
+    os.close(pidfd)
+    return None
 
 
 def _pids(proc: Path) -> Iterator[int]:
