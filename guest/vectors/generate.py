@@ -82,7 +82,7 @@ def show_entry(entry: Sequence[object]) -> str:
 
 def show(kind: str, value: object) -> str:
     match kind, value:
-        case ("u8" | "u32" | "u64"), _:
+        case (("u8" | "u32" | "u64"), _):
             return str(value)
         case "str", str():
             return quote(value, safe="/")
@@ -172,7 +172,10 @@ def records() -> list[str]:
     attach, echo = record(b"AKLINK-ATT1\n", EPOCH), record(b"AKLINK-ECH1\n", EPOCH)
     wrong_crc = attach[:-1] + bytes([attach[-1] ^ 1])
     bad_tag = record(b"AKLINK-ATT1\n", b"AKLI" + EPOCH[4:])
-    lines = [f"attach {EPOCH.hex()} {attach.hex()}", f"attach {'00' * 16} {record(b'AKLINK-ATT1' + bytes([10]), bytes(16)).hex()}"]
+    lines = [
+        f"attach {EPOCH.hex()} {attach.hex()}",
+        f"attach {'00' * 16} {record(b'AKLINK-ATT1' + bytes([10]), bytes(16)).hex()}",
+    ]
     lines += [f"echo {EPOCH.hex()} {echo.hex()}"]
     lines += [
         f"not-attach wrong-crc {wrong_crc.hex()}",
@@ -190,7 +193,9 @@ def frames() -> list[str]:
         number = (KINDS if side == "host" else GUEST_KINDS)[kind]
         payload = b"".join(encode(type_, value) for type_, _, value in fields)
         told = " ".join(f"{type_}:{name}={show(type_, value)}" for type_, name, value in fields)
-        lines.append(f"{side} {kind} {number} {channel} {TAG.hex()} {frame(channel, number, payload).hex()} {told}".rstrip())
+        lines.append(
+            f"{side} {kind} {number} {channel} {TAG.hex()} {frame(channel, number, payload).hex()} {told}".rstrip()
+        )
     return lines
 
 
@@ -228,7 +233,12 @@ def invalid() -> list[str]:
         ("payload", "nul-in-argument", "EXEC 16", exec_head + u32(1) + string("a\0") + u32(0) + exec_tail),
         ("payload", "rlimit-count-that-cannot-fit", "EXEC 16", good[:-4] + u32(1 << 28)),
         ("payload", "rlimit-truncated", "EXEC 16", good[:-4] + u32(1) + bytes(19)),
-        ("payload", "pairs-count-that-cannot-fit", "MOUNT 7", string("s") + string("ext4") + u32(0) + u32(3) + string("a:/b")),
+        (
+            "payload",
+            "pairs-count-that-cannot-fit",
+            "MOUNT 7",
+            string("s") + string("ext4") + u32(0) + u32(3) + string("a:/b"),
+        ),
         ("payload", "empty", "READ 32", b""),
         ("payload", "without-its-numbers", "READ 32", string("/a")),
         ("payload", "nul-in-path", "STAT 35", string("/a\0b")),

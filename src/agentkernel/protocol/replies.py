@@ -85,6 +85,7 @@ class StatusReply(Message, frozen=True, kw_only=True, tag="status"):
     booting: Unsigned | UnsetType = UNSET
     waiting: Unsigned | UnsetType = UNSET
     version: str | UnsetType = UNSET
+    timings: dict[str, dict[str, float]] | UnsetType = UNSET
     request_id: str | UnsetType = UNSET
 
 
@@ -149,18 +150,26 @@ class Stderr(Message, frozen=True, kw_only=True):
 
 
 class Exit(Message, frozen=True, kw_only=True):
-    """Last event of a stream: the program has ended."""
+    """Last event of a stream: the program has ended, or could not be started (`problem` says why)."""
 
     request_id: str
     exit_code: Signed32
     signal: int | UnsetType = UNSET
     timed_out: bool | UnsetType = UNSET
-    truncated: dict[str, int] | UnsetType = UNSET
+    problem: str | UnsetType = UNSET
+
+
+class Progress(Message, frozen=True, kw_only=True):
+    """Something long goes on before the program can start (an image is built); `detail` is one line for a person."""
+
+    request_id: str
+    detail: str
 
 
 class Accepted(Message, frozen=True, kw_only=True):
-    """What was sent has been passed on; send more."""
+    """What was sent has been passed on; send more. `of` is the command that is accepted."""
 
+    of: str | UnsetType = UNSET
     request_id: str | UnsetType = UNSET
 
 
@@ -192,6 +201,7 @@ Reply = (
     | Stdout
     | Stderr
     | Exit
+    | Progress
     | Accepted
     | Archived
     | Renewed

@@ -130,8 +130,9 @@ class Prewarm(Message, frozen=True, kw_only=True):
 
 
 class Status(Message, frozen=True, kw_only=True):
-    """How things stand."""
+    """How things stand; with `timings`, how long each stage of an exec takes too."""
 
+    timings: bool = False
     request_id: RequestId | UnsetType = UNSET
 
 

@@ -44,7 +44,9 @@ class Descriptors:
     def all(self) -> tuple[int, ...]:
         """Those that are there."""
         disks = (self.root, *(self.scratch or ()))
-        return tuple(number for number in (self.link, self.qmp, self.kernel, self.initramfs, *disks) if number is not None)
+        return tuple(
+            number for number in (self.link, self.qmp, self.kernel, self.initramfs, *disks) if number is not None
+        )
 
 
 CPU = {Accelerator.KVM: "host", Accelerator.TCG: "max,la57=off"}
