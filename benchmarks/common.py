@@ -22,6 +22,7 @@ from typing import Any
 
 from agentkernel import __version__
 from agentkernel.client import Connection
+from agentkernel.images.store import data_folder
 
 HERE = Path(__file__).parent
 OUT = HERE / "out"
@@ -142,7 +143,7 @@ class Daemon:
         return Connection(str(self.home / "daemon.sock"))
 
     def wait_warm(self, connection: Connection) -> None:
-        """Until something is warm and nothing boots beside it: a boot takes a whole core where the guest is emulated."""
+        """Until something is warm and nothing boots beside it: an emulated boot takes a whole core."""
         deadline_s = time.monotonic() + WARM_DEADLINE_S
         while True:
             status = connection.ask("status")
@@ -224,15 +225,11 @@ def _first(path: str, name: str) -> str:
 
 def _accelerator() -> str:
     """The daemon's verdict, as the driver keeps it; empty before the first probe."""
-    from agentkernel.images.store import data_folder
-
     found = sorted((data_folder(os.environ) / "readiness").glob("kvm-*.json"), key=lambda path: path.stat().st_mtime)
     return str(json.loads(found[-1].read_text())["accelerator"]) if found else ""
 
 
 def _qemu_version() -> str:
-    from agentkernel.images.store import data_folder
-
     for path in (data_folder(os.environ) / "tools").glob("*/manifest.json"):
         versions = json.loads(path.read_text()).get("versions", {})
         found = [version for name, version in versions.items() if name.startswith("qemu-system-x86")]

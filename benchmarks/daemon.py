@@ -1,4 +1,4 @@
-"""The daemon itself: round trips of `status`, requests per second, an exec in a simulated guest, coding and decoding."""
+"""The daemon itself: round trips of `status`, requests per second, execs in simulated guests, coding and decoding."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import anyio
 from boot import host
 from common import Daemon, Report, arguments, daemon, say
 
+import agentkernel
 from agentkernel.drivers.contract import Guest
 from agentkernel.drivers.link import LinkGuest, PlainSocket
 from agentkernel.engine.sandbox import new_identity
@@ -69,12 +70,10 @@ async def _drain(guest: Guest, mib: int) -> float:
 @asynccontextmanager
 async def _native_agent() -> AsyncIterator[Guest]:
     """The real agent as a process of this host."""
-    import agentkernel
-
     program = Path(agentkernel.__file__).parent / "_bin" / f"agent-{platform.machine()}"
     ours, theirs = socket.socketpair()
     with theirs:
-        process = subprocess.Popen([program, "--stdio"], stdin=theirs, stdout=theirs)
+        process = subprocess.Popen([program, "--stdio"], stdin=theirs, stdout=theirs)  # noqa: ASYNC220
     try:
         async with PlainSocket(ours) as stream, LinkGuest.attach(stream, new_identity()) as guest:
             yield guest
