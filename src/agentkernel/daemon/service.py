@@ -191,7 +191,7 @@ class Service:
 
     async def _built(self, runtime: str, tell: Tell | None) -> Digest:
         """The runtime's image; on first use it is built, and whoever listens is told how far that is."""
-        if self._images.is_built(runtime) or tell is None:
+        if tell is None or self._images.is_built(runtime):
             return await self._images.ensure(runtime)
         send, receive = anyio.create_memory_object_stream[str](8)
         said = ""

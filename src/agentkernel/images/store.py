@@ -17,7 +17,7 @@ from agentkernel.images.kernel import GuestKernel
 from agentkernel.images.manifest import FileFacts, disk_bytes
 from agentkernel.images.packages import PrivateApt
 from agentkernel.images.progress import Progress, silent
-from agentkernel.images.recipe import Cookbook, digest_of
+from agentkernel.images.recipe import Cookbook, Recipe, digest_of
 from agentkernel.images.rootfs import RootBuild, Workshop
 from agentkernel.images.shelf import KINDS, Artefact, Recorded, Shelf
 from agentkernel.images.sources import FALLBACK, Source, choose, distribution_of, read_host
@@ -83,6 +83,7 @@ class Store:
         self._cookbook = Cookbook(self.state / "recipes")
         self._sources: tuple[Source, ...] | None = None
         self._agent: tuple[tuple[int, int], str] | None = None
+        self._resolved: dict[str, tuple[list[Recipe], str, Digest]] = {}
 
     # --- runtimes ---
 
@@ -93,16 +94,20 @@ class Store:
             NotFound: no such runtime; the hint lists the known ones.
             Refused: its recipe is malformed, or the data folder cannot be written.
         """
-        lineage = self._cookbook.lineage(runtime)
+        lineage, generation = self._cookbook.lineage(runtime), self._generation(runtime)
+        if (kept := self._resolved.get(runtime)) and kept[:2] == (lineage, generation):
+            return kept[2]
         inputs = {
             "lineage": [recipe.digest_inputs() for recipe in lineage],
             "sources": [source.line() for source in self._package_sources()],
             "machine": tools.this_machine().name,
             "format": rootfs.FORMAT,
             "script": _script_digest(),
-            "generation": self._generation(runtime),
+            "generation": generation,
         }
-        return Digest(digest_of(inputs))
+        digest = Digest(digest_of(inputs))
+        self._resolved[runtime] = (lineage, generation, digest)
+        return digest
 
     def _package_sources(self) -> tuple[Source, ...]:
         if self._sources is None:
