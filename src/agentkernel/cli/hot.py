@@ -79,8 +79,22 @@ class Options:
         self.command: list[str] = []
 
 
+def program() -> None:
+    """The entry point of `agentkernel` and `ak`.
+
+    What was written is flushed. Nothing else is worth the 3 ms that an interpreter needs to take itself apart, where
+    the whole program takes 25.
+    """
+    code = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
 def main() -> int:
-    """The entry point of `agentkernel` and `ak`."""
+    """Everything but leaving: the exit code."""
     arguments = sys.argv[1:]
     if arguments[:1] != ["run"]:
         from agentkernel.cli.commands import main as cold
@@ -222,4 +236,4 @@ def hint_at_missing_file(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()
