@@ -173,6 +173,7 @@ def daemon(*, simulated: bool = False, config: str = "", min_warm: int = 1) -> I
         (Path(home) / "config.toml").write_text(f"[pool]\nprewarm = []\nmin_warm = {min_warm}\n{config}\n")
         environ = {**os.environ, "AGENTKERNEL_HOME": home}
         environ.pop("AGENTKERNEL_SOCKET", None)
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its modules compiled
         ready, ready_write = os.pipe()
         process = subprocess.Popen(
             [sys.executable, *program, "--ready-fd", str(ready_write)], env=environ, pass_fds=[ready_write]
