@@ -1,4 +1,4 @@
-"""A real daemon of a test's own: its home in a short temporary folder, its data where the user keeps it (the slow part is cached)."""
+"""A real daemon of a test's own: its home in a short temporary folder, its data where the user keeps it (cached)."""
 
 from __future__ import annotations
 

@@ -51,8 +51,11 @@ def main() -> int:
     try:
         home = places(os.environ)
         prepare(home.home)
-        config = load_config(home.config, os.environ)
+        loaded = load_config(home.config, os.environ)
+        config = loaded.config
         log_to(None if options.foreground else home.log, as_json=config.daemon.log_format == "json")
+        for warning in loaded.warnings:
+            log.warning("configuration", extra={"warning": warning})
         with locked(home):
             anyio.run(serve, home, config, ready)
     except AgentkernelError as err:
