@@ -25,6 +25,7 @@ from agentkernel.model.errors import Broken, Refused, Unsupported
 from agentkernel.model.execution import ExecEvent, ExecRequest, Exited, NotStarted, Started, Stderr, Stdout
 from agentkernel.model.readiness import Identity
 from agentkernel.model.spec import Rlimit
+from agentkernel.wire.frames import encode_frame
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -346,6 +347,18 @@ async def test_a_new_epoch_begins_in_the_middle_of_a_flood(agent_program: Path) 
                 await anyio.sleep(0.01)
         async with LinkGuest.attach(stream, IDENTITY) as guest:
             assert output(await events_of(await guest.exec(request("echo", "fresh")))) == b"fresh\n"
+
+
+@pytest.mark.parametrize("written", [0, 1, 15, 16, 65_000])
+async def test_an_agent_that_an_earlier_host_left_inside_a_frame_is_attached_to(
+    agent_program: Path, written: int
+) -> None:
+    async with agent_stream(agent_program) as (stream, _):
+        async with LinkGuest.attach(stream, IDENTITY, epoch=bytes(range(16))) as guest:
+            await guest.ping()
+        await stream.send(encode_frame(bytes(range(4)), 1, 17, bytes(65_536))[:written])
+        async with LinkGuest.attach(stream, IDENTITY, used=True) as guest:
+            await guest.ping()
 
 
 async def test_a_quiesced_agent_can_be_attached_to_anew(agent_program: Path) -> None:
