@@ -96,9 +96,12 @@ async def main() -> None:
         await anyio.Path(place).chmod(0o777)
         with subprocess.Popen([program, "--stdio"], stdin=theirs, stdout=theirs):  # noqa: ASYNC220  # nothing else runs
             theirs.close()
-            async with await UNIXSocketStream.from_socket(ours) as stream:
-                async with LinkGuest.attach(stream, Identity("benchmark", bytes(16))) as guest:
-                    await measure(guest, place)
+            identity = Identity("benchmark", bytes(16))
+            async with (
+                await UNIXSocketStream.from_socket(ours) as stream,
+                LinkGuest.attach(stream, identity) as guest,
+            ):
+                await measure(guest, place)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def new_epoch() -> bytes:
 
 def _is_root(user: str) -> bool:
     name = user.partition(":")[0]
-    return name == "root" or (name.isdecimal() and int(name) == 0)
+    return name == "root" or (name != "" and not name.strip("0"))
 
 
 class LinkGuest(LinkFiles):
