@@ -22,7 +22,8 @@ def test_twenty_callers_on_a_pool_of_three_are_all_answered_and_see_nothing_of_e
         # A program that looks for every other caller's traces: files, processes, environment. Then leaves its own.
         script = (
             "found=$(ls -A /workspace /scratch /tmp | grep -v ':$' | grep -c .);"
-            "others=$(cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -o 'caller-[0-9]*-mark'"
+            "others=$(cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'"
+            " | grep -o 'caller-[0-9]*-mark'"
             f" | grep -vc {mark});"
             f'echo {mark} > /workspace/trace; cp /workspace/trace /tmp/; (setsid sh -c "sleep 300; echo {mark}" &);'
             f"echo {mark} $found $others $(cat /proc/sys/kernel/random/uuid) $(hostname)"

@@ -1,4 +1,6 @@
-"""`exec_start`: events, input, signals, credit, cancellation; archives into leases; the guest protocol behind `vsock_path`."""
+"""`exec_start`: events, input, signals, credit, cancellation; archives into leases; the guest protocol behind
+`vsock_path`.
+"""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Daemon:
 @contextmanager
 def short_home() -> Iterator[Path]:
     """A folder whose path leaves room for socket names; removed at the end."""
-    home = Path(tempfile.mkdtemp(prefix="ak-"))
+    home = Path(tempfile.mkdtemp())
     try:
         yield home
     finally:

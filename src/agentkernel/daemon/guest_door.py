@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import secrets
+import shutil
 import socket
 from pathlib import Path
 
@@ -40,6 +41,10 @@ class GuestDoor:
     def __init__(self, directory: Path, leases: Leases) -> None:
         self._directory = directory
         self._leases = leases
+
+    def clear(self) -> None:
+        """Remove the sockets that a crash left; leases do not outlive their daemon."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def open(self, lease: Lease, group: anyio.abc.TaskGroup) -> Path | None:
         """Listen for that lease until it ends; None where the path would be too long for a socket."""

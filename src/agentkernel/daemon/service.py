@@ -103,6 +103,7 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serve the leases' sockets for the length of a block."""
+        self._door.clear()
         async with anyio.create_task_group() as self._doors:
             yield
             self._doors.cancel_scope.cancel()
