@@ -79,6 +79,7 @@ class Peer:
         self.tag = b""
         self.next_channel = 1
         self.stray: list[Frame] = []
+        self.environment: dict[str, str] = {}
 
     def send(self, raw: bytes) -> None:
         self.sock.sendall(raw)
@@ -174,7 +175,7 @@ class Peer:
         part_bytes: int = PAYLOAD_MOST_BYTES,
     ) -> int:
         """Sends EXEC (after PARTs, when it is long) on a new channel."""
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin"} if env is None else env
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", **self.environment} if env is None else env
         limits = list(rlimits)
         request = u32(flags) + u32(0) + u32(0) + texts(argv)
         request += texts([f"{name}={value}" for name, value in environment.items()]) + text(cwd) + text(user)
