@@ -413,7 +413,7 @@ def test_a_length_is_refused_before_its_body_arrives(peer: Peer) -> None:
     # Were it waiting for the body, these two would be taken for a part of it.
     peer.attach()
     peer.greet()
-    assert peer.wait_for  # attached again
+    assert peer.ping()
 
 
 @pytest.mark.parametrize(
