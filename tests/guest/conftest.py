@@ -42,7 +42,7 @@ def program() -> Path:
 
 @pytest.fixture
 def agent(program: Path, tmp_path: Path) -> Iterator[Agent]:
-    """Attached and greeted; afterwards it must have ended cleanly, with nothing said by a sanitizer and nothing left running."""
+    """Attached and greeted; afterwards it must have ended cleanly: no sanitizer's word, nothing left running."""
     marker = f"AGENT_TEST={uuid.uuid4()}"
     (tmp_path / "run").mkdir()
     # Freed memory that the sanitizer holds back would look like growth.

@@ -65,7 +65,7 @@ class Ended(NamedTuple):
     what: str
 
 
-class LinkClosed(Exception):
+class LinkClosedError(Exception):
     """The agent closed the stream."""
 
 
@@ -93,7 +93,7 @@ class Peer:
     def fill(self) -> None:
         got = self.sock.recv(1 << 16)
         if not got:
-            raise LinkClosed
+            raise LinkClosedError
         self.buffer += got
 
     def attach(self, epoch: bytes | None = None) -> bytes:

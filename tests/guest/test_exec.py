@@ -47,13 +47,21 @@ def test_the_environment_is_the_given_one_and_the_users_names(peer: Peer) -> Non
     lines = dict(line.split("=", 1) for line in got.stdout.decode().splitlines())
     if os.geteuid() == 0:
         assert lines == {**PATH, "A": "1=2", "EMPTY": "", "HOME": "/", "USER": "4242", "LOGNAME": "4242"}
-    assert peer.run(["sh", "-c", "echo $HOME $USER"], env={**PATH, "HOME": "/mine", "USER": "me"}).stdout == b"/mine me\n"
+    assert (
+        peer.run(["sh", "-c", "echo $HOME $USER"], env={**PATH, "HOME": "/mine", "USER": "me"}).stdout == b"/mine me\n"
+    )
 
 
 @as_root
 @pytest.mark.parametrize(
     ("user", "ids"),
-    [("", b"1000 1000 1000"), ("root", b"0 0 0"), ("0", b"0 0 0"), ("1234", b"1234 1234 1234"), ("1234:77", b"1234 77 77")],
+    [
+        ("", b"1000 1000 1000"),
+        ("root", b"0 0 0"),
+        ("0", b"0 0 0"),
+        ("1234", b"1234 1234 1234"),
+        ("1234:77", b"1234 77 77"),
+    ],
 )
 def test_a_command_runs_as_its_user(peer: Peer, user: str, ids: bytes) -> None:
     got = peer.run(["sh", "-c", "echo $(id -u) $(id -g) $(id -G | cut -d' ' -f1)"], user=user)
@@ -235,7 +243,10 @@ def alive(argument: str) -> int:
 
 
 def test_kill_ends_daemonised_children_and_those_of_no_other_command(peer: Peer) -> None:
-    doomed, spared = peer.start(["sh", "-c", DAEMON.format("4321.1")]), peer.start(["sh", "-c", DAEMON.format("4321.2")])
+    doomed, spared = (
+        peer.start(["sh", "-c", DAEMON.format("4321.1")]),
+        peer.start(["sh", "-c", DAEMON.format("4321.2")]),
+    )
     peer.wait_for(doomed, STDOUT)
     peer.wait_for(spared, STDOUT)
     # Double fork: the middle process is gone, so nothing but the keeper knows whose it was.

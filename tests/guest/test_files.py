@@ -117,8 +117,8 @@ def test_a_half_written_atomic_file_is_removed(peer: Peer, shared: Path, how: st
         peer.send(bytes(16))
         peer.attach()
     else:
-        # Credit comes back in quarters of the window, so a host that ignores it can not overrun a file that takes all it gets:
-        # this is the positive control for the window test of a program that reads nothing.
+        # A host that ignores credit can not overrun a file that takes all it gets: this is the positive control for
+        # the window test of a program that reads nothing.
         for _ in range(8):
             peer.tell(channel, DATA, b"x" * 65536)
         peer.tell(channel, CANCEL)
@@ -195,7 +195,13 @@ def test_stat_and_list_tell_entries(peer: Peer, shared: Path) -> None:
     peer.tell(channel, LIST, text(str(shared)))
     entries = parse_entries(peer.wait_for(channel, ENTRIES).payload)
     assert peer.wait_for(channel, DONE).payload == b""
-    assert {name: letter for name, letter, *_ in entries} == {b"f": "f", b"d": "d", b"l": "l", b"o": "o", b"\xff\xfe": "f"}
+    assert {name: letter for name, letter, *_ in entries} == {
+        b"f": "f",
+        b"d": "d",
+        b"l": "l",
+        b"o": "o",
+        b"\xff\xfe": "f",
+    }
     assert refusal(peer.ask(LIST, text(str(shared / "f")))) == errno.ENOTDIR
     assert refusal(peer.ask(LIST, text(str(shared / "none")))) == errno.ENOENT
     assert peer.ask(LIST, text(str(shared / "d"))).kind == DONE
@@ -280,7 +286,7 @@ def test_a_tree_that_is_too_deep_is_refused_and_not_a_crash(peer: Peer, shared: 
     try:
         os.chdir(shared)
         for _ in range(300):
-            os.mkdir("d")
+            Path("d").mkdir()
             os.chdir("d")
     finally:
         os.fchdir(home)

@@ -43,7 +43,7 @@ from .peer import (
     WINDOW_BYTES,
     WRITE,
     Agent,
-    LinkClosed,
+    LinkClosedError,
     Peer,
     failure,
     record,
@@ -68,7 +68,7 @@ def test_rubbish_before_an_attach_is_thrown_away(peer: Peer) -> None:
 def test_half_a_frame_and_then_silence_is_ended_by_a_new_epoch_after_its_rest(peer: Peer, half: int) -> None:
     whole = peer.frame(0, HELLO, peer.hello_payload())
     peer.send(whole[:half])
-    # A frame is waited for as long as it takes; its rest, here rubbish, makes it whole or wrong, and then the ATTACH is found.
+    # A frame is waited for; its rest, here rubbish, makes it whole or wrong, and then ATTACH is found.
     peer.send(b"\xee" * (len(whole) - half))
     peer.attach()
     peer.greet()
@@ -92,7 +92,7 @@ def test_the_echo_is_the_first_thing_written_and_output_of_the_older_epoch_is_dr
     time.sleep(0.3)
     old = peer.tag
     thrown = peer.attach()
-    # At most what had been written already; whatever comes after the ECHO is of the new epoch, or receive() would object.
+    # At most what had been written already; what comes after the ECHO is of the new epoch, or receive() would object.
     assert len(thrown) <= WINDOW_BYTES + 16 * 200
     assert peer.tag != old
     peer.greet()
@@ -140,10 +140,32 @@ def test_every_feature_is_in_exactly_one_list(peer: Peer) -> None:
     refused, at = take_list(at)
     facts, at = take_list(at)
     assert at == len(payload)
-    known = "exec stdin signal user-root files tar-in pty tar-out stream cgroup mount clock hostname".split()
+    known = [
+        "exec",
+        "stdin",
+        "signal",
+        "user-root",
+        "files",
+        "tar-in",
+        "pty",
+        "tar-out",
+        "stream",
+        "cgroup",
+        "mount",
+        "clock",
+        "hostname",
+    ]
     assert sorted(offered + refused) == sorted(known)
     assert {"pty", "tar-out", "stream", "clock", "mount", "hostname"} <= set(refused)
-    assert [fact.split("=")[0] for fact in facts] == "arch kernel boot_id pid1 transport agent memory_kib".split()
+    assert [fact.split("=")[0] for fact in facts] == [
+        "arch",
+        "kernel",
+        "boot_id",
+        "pid1",
+        "transport",
+        "agent",
+        "memory_kib",
+    ]
     assert "transport=stdio" in facts
 
 
@@ -207,9 +229,9 @@ def test_parts_are_limited_per_channel_and_together(peer: Peer) -> None:
         peer.tell(channel, 50)
         assert failure(peer.wait_for(channel, FAILED))[0] == 125
     big = "v" * 100_000  # the positive control: a long request works
-    assert peer.run(["sh", "-c", "echo ${#BIG} ${#BIG2}"], env={"PATH": "/usr/bin:/bin", "BIG": big, "BIG2": big}).stdout == (
-        b"100000 100000\n"
-    )
+    assert peer.run(
+        ["sh", "-c", "echo ${#BIG} ${#BIG2}"], env={"PATH": "/usr/bin:/bin", "BIG": big, "BIG2": big}
+    ).stdout == (b"100000 100000\n")
 
 
 def test_quiesce_stops_all_writing_until_resume(peer: Peer) -> None:
@@ -327,7 +349,7 @@ def test_shutdown_ends_everything_and_says_so(program: Path) -> None:
     started.peer.wait_for(channel, STARTED)
     started.peer.tell(0, SHUTDOWN)
     started.peer.wait_for(0, ENDING)
-    with pytest.raises(LinkClosed):
+    with pytest.raises(LinkClosedError):
         started.peer.fill()
     assert started.close() == 0
     assert subprocess.run(["pgrep", "-f", "sleep 12345.678"], capture_output=True, check=False).stdout == b""
@@ -352,7 +374,7 @@ def test_a_unix_socket_takes_the_newest_peer_and_keeps_programs(program: Path, s
             if len(peers) == 1:
                 peers[0].start(["sh", "-c", f"sleep 0.5; echo lived > {mark}"])
                 peers[0].ping()
-        with pytest.raises((LinkClosed, ConnectionError)):
+        with pytest.raises((LinkClosedError, ConnectionError)):
             while True:
                 peers[0].fill()
         time.sleep(1)

@@ -15,7 +15,9 @@ from .peer import DONE, TAR_IN, Frame, Peer, failure, text, u32, u64
 OWNER = 1000 if os.geteuid() == 0 else os.geteuid()
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: int = 0o644, content: bytes = b"") -> tuple[tarfile.TarInfo, bytes]:
+def member(
+    name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: int = 0o644, content: bytes = b""
+) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode, info.size, info.mtime = kind, link, mode, len(content), 1_600_000_000
     info.uid = info.gid = 0
@@ -40,7 +42,11 @@ HELLO_FILE = member("hello", content=b"hello")
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("piece_bytes", [100, 512, 65536])
 def test_all_that_is_allowed_is_made(peer: Peer, shared: Path, form: int, piece_bytes: int) -> None:
-    long = "d/" + "/".join(["a" * 60] * 3) + "/file" if form == tarfile.USTAR_FORMAT else "d/" + "/".join(["ü" * 90] * 4) + "/file"
+    long = (
+        "d/" + "/".join(["a" * 60] * 3) + "/file"
+        if form == tarfile.USTAR_FORMAT
+        else "d/" + "/".join(["ü" * 90] * 4) + "/file"
+    )
     raw = archive(
         member("./", tarfile.DIRTYPE, mode=0o755),
         member("d", tarfile.DIRTYPE, mode=0o750),
@@ -68,7 +74,12 @@ def test_all_that_is_allowed_is_made(peer: Peer, shared: Path, form: int, piece_
 
 
 def test_an_archive_may_be_unpacked_over_itself(peer: Peer, shared: Path) -> None:
-    raw = archive(member("d", tarfile.DIRTYPE), HELLO_FILE, member("l", tarfile.SYMTYPE, link="hello"), member("h", tarfile.LNKTYPE, link="hello"))
+    raw = archive(
+        member("d", tarfile.DIRTYPE),
+        HELLO_FILE,
+        member("l", tarfile.SYMTYPE, link="hello"),
+        member("h", tarfile.LNKTYPE, link="hello"),
+    )
     for _ in range(2):
         assert send(peer, shared, raw).kind == DONE
     assert (shared / "h").read_bytes() == b"hello"
@@ -87,13 +98,26 @@ def attack(name: str, *members: tuple[tarfile.TarInfo, bytes]) -> object:
         attack("dot dot that stays inside", member("a/../b", content=b"x")),
         attack("only dot dot", member("..", tarfile.DIRTYPE)),
         attack("through a link", member("l", tarfile.SYMTYPE, link=".."), member("l/escape", content=b"x")),
-        attack("through a link that stays inside", member("d", tarfile.DIRTYPE), member("l", tarfile.SYMTYPE, link="d"), member("l/x", content=b"x")),
+        attack(
+            "through a link that stays inside",
+            member("d", tarfile.DIRTYPE),
+            member("l", tarfile.SYMTYPE, link="d"),
+            member("l/x", content=b"x"),
+        ),
         attack("directory over a link", member("l", tarfile.SYMTYPE, link=".."), member("l", tarfile.DIRTYPE)),
         attack("directory below a link", member("l", tarfile.SYMTYPE, link=".."), member("l/escape", tarfile.DIRTYPE)),
         attack("hard link outside", member("h", tarfile.LNKTYPE, link="../outside")),
         attack("hard link absolute", member("h", tarfile.LNKTYPE, link="/etc/passwd")),
-        attack("hard link through a link", member("l", tarfile.SYMTYPE, link=".."), member("h", tarfile.LNKTYPE, link="l/outside")),
-        attack("hard link to a link", member("l", tarfile.SYMTYPE, link="../outside"), member("h", tarfile.LNKTYPE, link="l")),
+        attack(
+            "hard link through a link",
+            member("l", tarfile.SYMTYPE, link=".."),
+            member("h", tarfile.LNKTYPE, link="l/outside"),
+        ),
+        attack(
+            "hard link to a link",
+            member("l", tarfile.SYMTYPE, link="../outside"),
+            member("h", tarfile.LNKTYPE, link="l"),
+        ),
         attack("hard link to nothing", member("h", tarfile.LNKTYPE, link="")),
         attack("character device", member("c", tarfile.CHRTYPE)),
         attack("block device", member("b", tarfile.BLKTYPE)),
@@ -102,7 +126,9 @@ def attack(name: str, *members: tuple[tarfile.TarInfo, bytes]) -> object:
         attack("sparse file of GNU", member("s", tarfile.GNUTYPE_SPARSE)),
     ],
 )
-def test_what_would_leave_the_directory_is_refused(peer: Peer, shared: Path, members: tuple[tuple[tarfile.TarInfo, bytes], ...]) -> None:
+def test_what_would_leave_the_directory_is_refused(
+    peer: Peer, shared: Path, members: tuple[tuple[tarfile.TarInfo, bytes], ...]
+) -> None:
     outside = shared / "outside"
     outside.write_text("untouched")
     root = shared / "root"
