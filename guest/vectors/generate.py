@@ -86,7 +86,7 @@ def encode_entry(entry: Sequence[object]) -> bytes:
     return string(str(name)) + str(letter).encode() + struct.pack("<IQQII", *numbers)
 
 
-def encode(kind: str, value: object) -> bytes:  # noqa: PLR0911
+def encode(kind: str, value: object) -> bytes:
     match kind, value:
         case "u8", int():
             return struct.pack("<B", value)
@@ -114,7 +114,7 @@ def show_entry(entry: Sequence[object]) -> str:
     return "|".join([quote(str(name), safe=""), *map(str, rest)])
 
 
-def show(kind: str, value: object) -> str:  # noqa: PLR0911
+def show(kind: str, value: object) -> str:
     match kind, value:
         case (("u8" | "u32" | "u64"), _):
             return str(value)
