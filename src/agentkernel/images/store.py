@@ -165,6 +165,7 @@ class Store:
         digest = self.resolve(runtime)
         if image := self._shelf.find("images", digest):
             return image
+        namespace.entry()  # said before anything is fetched: whether this user can build images at all
         recipe = self._cookbook.lineage(runtime)[-1]
         parent = await self._image(recipe.parent, progress) if recipe.parent else None
         tree = await self._tool_tree(progress)
