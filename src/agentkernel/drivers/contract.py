@@ -76,7 +76,9 @@ class Guest(abc.ABC):
         """Content of a regular file. Raises OSError (errno, path) as the guest reports it; Refused when it holds more than `limit` bytes."""
 
     @abc.abstractmethod
-    async def write_file(self, path: str, content: bytes, *, mode: int = 0o644, owner: str = "", make_parents: bool = False) -> None:
+    async def write_file(
+        self, path: str, content: bytes, *, mode: int = 0o644, owner: str = "", make_parents: bool = False
+    ) -> None:
         """Replace a file atomically. Raises OSError as the guest reports it."""
 
     @abc.abstractmethod

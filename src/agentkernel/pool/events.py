@@ -126,9 +126,7 @@ class Drained:
     """Shut down: no more boots, fail all waiters, destroy everything."""
 
 
-Event = (
-    Configured | Asked | Withdrawn | PrewarmAsked | Booted | BootFailed | GaveBack | Died | Gone | Ticked | Drained
-)
+Event = Configured | Asked | Withdrawn | PrewarmAsked | Booted | BootFailed | GaveBack | Died | Gone | Ticked | Drained
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
