@@ -36,7 +36,7 @@ def all_we_made(store: Store) -> list[Made]:
         if not _is_ours(made.path):
             raise Refused(
                 f"{made.path} does not look like a folder that agentkernel made",
-                hint="look at AGENTKERNEL_DATA and AGENTKERNEL_HOME; what is really ours there has to be removed by hand",
+                hint="look at AGENTKERNEL_DATA and AGENTKERNEL_HOME; what is ours there has to be removed by hand",
             )
     return found
 

@@ -113,9 +113,10 @@ class Shelf:
 
     def find(self, kind: str, digest: str) -> Artefact | None:
         """The artefact if it is there and looks unchanged; a few stat calls."""
-        artefact = self._checked.get((kind, digest)) or self._read(kind, digest)
+        artefact = self._checked.pop((kind, digest), None)
         if artefact is None or not artefact.manifest.looks_unchanged(artefact.folder):
-            self._checked.pop((kind, digest), None)
+            artefact = self._read(kind, digest)  # another process may have made it anew
+        if artefact is None or not artefact.manifest.looks_unchanged(artefact.folder):
             return None
         self._checked[kind, digest] = artefact
         return artefact
