@@ -94,7 +94,8 @@ class RootBuild:
         versions: dict[str, str] = dict(self.parent.manifest.versions) if self.parent else {}
         if self.parent is None or recipe.packages:
             async with self.shop.archive():
-                await apt.update(self.progress)
+                await apt.update(self.progress, self.stage)
+                self.progress(self.stage, "choose packages")
                 essential, rest = await self._closures()
                 whole = Closure((*essential.packages, *rest.packages), rest.unpacked_bytes)
                 # The tree and its image lie there together.

@@ -224,7 +224,8 @@ class Store:
         async def build(folder: Path) -> Recorded:
             apt = self._apt()
             async with self._archive():
-                await apt.update(progress)
+                await apt.update(progress, "tools")
+                progress("tools", "choose packages")
                 closure = await apt.closure(tools.packages(machine), newest=True)
                 debs = await apt.fetch(closure, progress, "tools")
                 progress("tools", "unpack")
@@ -265,7 +266,8 @@ class Store:
 
         async def build(folder: Path) -> Recorded:
             async with self._archive():
-                await apt.update(progress)
+                await apt.update(progress, "kernel")
+                progress("kernel", "choose packages")
                 closure = kernel.kernel_part(await apt.closure([package], newest=choice == "backports"))
                 debs = await apt.fetch(closure, progress, "kernel")
                 progress("kernel", "unpack")
