@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import secrets
@@ -150,6 +151,14 @@ class Store:
         size, created = (image.manifest.size_bytes, image.manifest.created) if image else (0, "")
         return Runtime(name, self._cookbook.lineage(name)[-1].description, digest, image is not None, size, created)
 
+    def _current(self) -> dict[Digest, str]:
+        """What each runtime's image is called now; a malformed recipe of the user's spoils only itself."""
+        found: dict[Digest, str] = {}
+        for name in self._cookbook.names():
+            with contextlib.suppress(Refused):
+                found[self.resolve(name)] = name
+        return found
+
     async def ensure(self, runtime: str, progress: Progress | None = None) -> Digest:
         """The digest of a runtime's image, which is built first when it is missing. Callers at the same time share
         one build.
@@ -191,9 +200,8 @@ class Store:
         """
         if found := self._shelf.find("images", image):
             return found.file(rootfs.IMAGE)
-        for name in self._cookbook.names():
-            if self.resolve(name) == image:
-                return (await self._image(name, self._progress)).file(rootfs.IMAGE)
+        if name := self._current().get(image):
+            return (await self._image(name, self._progress)).file(rootfs.IMAGE)
         raise NotFound(
             f"there is no image {image[:12]}",
             hint="it was removed or its recipe changed; ask for the runtime by name again",
@@ -361,7 +369,7 @@ class Store:
         """Remove what nothing refers to any more: older images, kernels, trees; downloaded packages. Returns the
         bytes freed."""
         freed = 0
-        current: dict[str, set[str]] = {"images": {self.resolve(name) for name in self._cookbook.names()}}
+        current: dict[str, set[str]] = {"images": set(self._current())}
         for kind in ("tools", "kernels", "initramfs"):
             current[kind] = {artefact.digest for artefact in self._shelf.all(kind)[:1]}
         current["disks"] = set()

@@ -66,6 +66,18 @@ async def test_an_unknown_digest_is_not_found(store):
         await store.root("0" * 64)
 
 
+async def test_a_malformed_recipe_spoils_only_itself(own):
+    store = Store(own)
+    recipes = store.state / "recipes"
+    recipes.mkdir(parents=True)
+    (recipes / "bad.toml").write_text("packages = 3")
+    with pytest.raises(Refused, match="bad"):
+        store.resolve("bad")
+    with pytest.raises(NotFound):
+        await store.root("0" * 64)
+    assert store.resolve("base")
+
+
 async def test_an_image_that_is_removed_comes_back_under_another_name(own):
     store = Store(own)
     before = store.resolve("base")
