@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 
 
@@ -29,3 +30,7 @@ def test_the_vectors_are_what_their_generator_writes(guest_folder: Path) -> None
 
 def test_a_short_fuzz_finds_nothing(guest_folder: Path) -> None:
     assert "no failure" in make(guest_folder, "fuzz", "SECONDS=3")
+
+
+def test_the_parsers_agree_with_the_vectors_on_the_other_architecture(guest_folder: Path) -> None:
+    assert ", 0 wrong" in make(guest_folder, "test-vectors-aarch64", f"PYTHON={sys.executable}")
