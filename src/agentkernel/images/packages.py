@@ -7,8 +7,6 @@ before it is used.
 from __future__ import annotations
 
 import hashlib
-import os
-import pwd
 import re
 import shutil
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from agentkernel.images import process
+from agentkernel.images.namespace import user_name
 from agentkernel.images.progress import Progress
 from agentkernel.images.sources import Distribution, Source
 from agentkernel.images.trouble import ChildError, free_mib, no_space
@@ -72,7 +71,7 @@ class PrivateApt:
         """The shared cache of package files."""
         return self.folder / "debs"
 
-    async def update(self, progress: Progress, *, force: bool = False) -> None:
+    async def update(self, progress: Progress, stage: str) -> None:
         """Fetch the package lists unless they are fresh. Optional suites that the archive lacks are left out.
 
         Raises:
@@ -90,9 +89,9 @@ class PrivateApt:
         await self._configure()
         text = "".join(f"{source.line()}\n" for source in self.sources)
         stamp = self.folder / "updated"
-        if not force and self._is_fresh(stamp, text):
+        if self._is_fresh(stamp, text):
             return
-        progress("packages", "package lists")
+        progress(stage, "package lists")
         stamp.unlink(missing_ok=True)
         await self._fetch_lists(text)
         stamp.write_text(text)
@@ -128,7 +127,7 @@ class PrivateApt:
             "Acquire::Retries": "2",
             "APT::Architecture": await debian_architecture(),
             "APT::Install-Recommends": "false",
-            "APT::Sandbox::User": pwd.getpwuid(os.geteuid()).pw_name,
+            "APT::Sandbox::User": user_name(),
             "Debug::NoLocking": "true",
             "Dir::Cache": f"{here}/cache",
             "Dir::Cache::archives": f"{here}/debs",
