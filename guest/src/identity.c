@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/random.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -25,16 +26,19 @@ uint64_t identity_count(void)
 /* Clones of one template hold the same generator state: until this they return the same "random" bytes. */
 static void mix(const uint8_t *entropy)
 {
+    /* struct rand_pool_info with room for its flexible end: two ints, then the bytes. */
     struct {
-        struct rand_pool_info head;
+        int entropy_count;
+        int buf_size;
         uint8_t bytes[ENTROPY_BYTES];
     } pool;
+    _Static_assert(offsetof(struct rand_pool_info, buf) == 2 * sizeof(int), "the kernel's layout");
     int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
         return;
     memset(&pool, 0, sizeof pool);
-    pool.head.entropy_count = 8 * (int)ENTROPY_BYTES;
-    pool.head.buf_size = (int)ENTROPY_BYTES;
+    pool.entropy_count = 8 * (int)ENTROPY_BYTES;
+    pool.buf_size = (int)ENTROPY_BYTES;
     memcpy(pool.bytes, entropy, ENTROPY_BYTES);
     /* Without privilege the bytes still go in, uncounted. */
     if (ioctl(fd, RNDADDENTROPY, &pool) != 0 && write(fd, entropy, ENTROPY_BYTES) < 0)

@@ -15,17 +15,22 @@ RUNTIMES = {
     "node": "node",
     "npm": "node",
     "npx": "node",
+    "corepack": "node",
     "cargo": "rust",
     "rustc": "rust",
     "go": "go",
+    "gofmt": "go",
     "ruby": "ruby",
     "gem": "ruby",
     "bundle": "ruby",
     "java": "java",
     "javac": "java",
     "gcc": "c",
+    "g++": "c",
     "cc": "c",
+    "c++": "c",
     "make": "c",
+    "cmake": "c",
 }
 """Program name to the runtime that has it; everything else runs in `base`."""
 BACKENDS = {
