@@ -113,17 +113,20 @@ def _commands(path: str, group: click.Group) -> Iterator[str]:
         if options:
             yield "| option | meaning |\n|---|---|"
         for option in options:
-            value = "" if option.is_flag else f" {(option.metavar or option.type.name).upper()}"
             default = f" Default: {option.default}." if option.show_default else ""
-            yield _row(f"`{' '.join(option.opts)}{value}`", f"{option.help}{default}")
+            yield _row(f"`{' '.join(option.opts)}{_value(option)}`", f"{option.help}{default}")
 
 
 def _usage(param: click.Parameter) -> str:
     """How one parameter stands in a usage line. Our own, because click's changes with its version."""
     if isinstance(param, click.Option):
-        return f"[{param.opts[-1]}]" if param.is_flag else f"[{param.opts[-1]} {param.type.name.upper()}]"
+        return f"[{param.opts[-1]}{_value(param)}]"
     word = (param.name or "").upper()
     return f"{word}..." if param.required else f"[{word}...]"
+
+
+def _value(option: click.Option) -> str:
+    return "" if option.is_flag else f" {(option.metavar or option.type.name).upper()}"
 
 
 def errors() -> Iterator[str]:

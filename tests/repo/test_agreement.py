@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentkernel.cli import hot
+from agentkernel.cli.commands import main as cold
 from agentkernel.daemon.places import places
 from agentkernel.images.recipe import Cookbook
 from agentkernel.images.tools import MACHINES
@@ -168,6 +170,14 @@ def test_every_recipe_parses_and_leads_to_base(tmp_path: Path) -> None:
 def test_every_runtime_that_is_named_anywhere_has_its_recipe(tmp_path: Path) -> None:
     named = {*RUNTIME_OF_PROGRAM.values(), BASE_RUNTIME, *(preset.runtime for preset in PRESETS.values())}
     assert named <= set(Cookbook(tmp_path).names())
+
+
+def test_make_uses_no_option_that_the_command_line_lacks() -> None:
+    used = re.findall(r"\$\(BIN\)/agentkernel (\w+) (--[\w-]+)?", (ROOT / "Makefile").read_text())
+    assert ("setup", "--for-command") in used
+    for name, option in used:
+        if name != "run" and option:
+            assert option in {word for param in cold.commands[name].params for word in param.opts}
 
 
 def test_the_wheel_is_built_for_every_machine_that_images_know() -> None:

@@ -130,8 +130,13 @@ def parse(arguments: list[str]) -> Options:
     if not rest:
         raise Failure("no command given", USAGE)
     options.command = rest
-    options.runtime = options.runtime or RUNTIMES.get(os.path.basename(rest[0]), "base")
+    options.runtime = options.runtime or runtime_of(rest[0])
     return options
+
+
+def runtime_of(program: str) -> str:
+    """The runtime that a program's name suggests."""
+    return RUNTIMES.get(os.path.basename(program), "base")
 
 
 def apply_flag(options: Options, name: str, value: str) -> None:
