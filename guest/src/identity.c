@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/random.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -26,13 +25,12 @@ uint64_t identity_count(void)
 /* Clones of one template hold the same generator state: until this they return the same "random" bytes. */
 static void mix(const uint8_t *entropy)
 {
-    /* struct rand_pool_info with room for its flexible end: two ints, then the bytes. */
+    /* struct rand_pool_info with its array given a size */
     struct {
         int entropy_count;
         int buf_size;
         uint8_t bytes[ENTROPY_BYTES];
     } pool;
-    _Static_assert(offsetof(struct rand_pool_info, buf) == 2 * sizeof(int), "the kernel's layout");
     int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
         return;

@@ -14,16 +14,50 @@ TAG = EPOCH[:4]
 Field = tuple[str, str, object]
 
 KINDS = {
-    "HELLO": 1, "REFRESH": 2, "QUIESCE": 3, "RESUME": 4, "PING": 5, "SHUTDOWN": 6, "MOUNT": 7,
-    "PART": 15, "EXEC": 16, "STDIN": 17, "STDIN_END": 18, "SIGNAL": 19, "RESIZE": 20, "KILL": 21, "CREDIT": 22,
-    "READ": 32, "WRITE": 33, "TAR_IN": 34, "STAT": 35, "LIST": 36, "MKDIR": 37, "REMOVE": 38, "RENAME": 39,
-    "DATA": 48, "END": 49, "CANCEL": 50,
-}  # fmt: skip
+    "HELLO": 1,
+    "REFRESH": 2,
+    "QUIESCE": 3,
+    "RESUME": 4,
+    "PING": 5,
+    "SHUTDOWN": 6,
+    "MOUNT": 7,
+    "PART": 15,
+    "EXEC": 16,
+    "STDIN": 17,
+    "STDIN_END": 18,
+    "SIGNAL": 19,
+    "RESIZE": 20,
+    "KILL": 21,
+    "CREDIT": 22,
+    "READ": 32,
+    "WRITE": 33,
+    "TAR_IN": 34,
+    "STAT": 35,
+    "LIST": 36,
+    "MKDIR": 37,
+    "REMOVE": 38,
+    "RENAME": 39,
+    "DATA": 48,
+    "END": 49,
+    "CANCEL": 50,
+}
 GUEST_KINDS = {
-    "WELCOME": 65, "REFRESHED": 66, "QUIESCED": 67, "PONG": 69, "ENDING": 70, "MOUNTED": 71,
-    "STARTED": 80, "STDOUT": 81, "STDERR": 82, "EXIT": 83, "FAILED": 84, "CREDIT": 86,
-    "DATA": 96, "ENTRIES": 97, "DONE": 98,
-}  # fmt: skip
+    "WELCOME": 65,
+    "REFRESHED": 66,
+    "QUIESCED": 67,
+    "PONG": 69,
+    "ENDING": 70,
+    "MOUNTED": 71,
+    "STARTED": 80,
+    "STDOUT": 81,
+    "STDERR": 82,
+    "EXIT": 83,
+    "FAILED": 84,
+    "CREDIT": 86,
+    "DATA": 96,
+    "ENTRIES": 97,
+    "DONE": 98,
+}
 
 
 def u32(value: int) -> bytes:
@@ -101,31 +135,66 @@ def show(kind: str, value: object) -> str:
 
 ENTRY = ("Grüße aus a/b", "f", 0o644, 1234567890123, 1700000000, 1000, 1000)
 FRAMES: list[tuple[str, str, int, list[Field]]] = [
-    ("host", "HELLO", 0, [
-        ("u32", "generation", 1), ("hex", "entropy", bytes(range(32))), ("u64", "clock_ns", 1_700_000_000_123_456_789),
-        ("str", "hostname", "sandbox-0123abcd"), ("hex", "machine_id", bytes(range(0xF0, 0x100))), ("u32", "pids", 512),
-    ]),
+    (
+        "host",
+        "HELLO",
+        0,
+        [
+            ("u32", "generation", 1),
+            ("hex", "entropy", bytes(range(32))),
+            ("u64", "clock_ns", 1_700_000_000_123_456_789),
+            ("str", "hostname", "sandbox-0123abcd"),
+            ("hex", "machine_id", bytes(range(0xF0, 0x100))),
+            ("u32", "pids", 512),
+        ],
+    ),
     ("host", "REFRESH", 0, [("u64", "clock_ns", 2**63 + 5), ("hex", "entropy", bytes(32))]),
     ("host", "QUIESCE", 0, []),
     ("host", "RESUME", 0, []),
     ("host", "PING", 0, [("u64", "nonce", 2**64 - 1)]),
     ("host", "SHUTDOWN", 0, []),
-    ("host", "MOUNT", 0, [
-        ("str", "serial", "scratch"), ("str", "filesystem", "ext4"), ("u32", "owner", 1000),
-        ("list", "pairs", ["work:/workspace", "scratch:/scratch"]),
-    ]),
+    (
+        "host",
+        "MOUNT",
+        0,
+        [
+            ("str", "serial", "scratch"),
+            ("str", "filesystem", "ext4"),
+            ("u32", "owner", 1000),
+            ("list", "pairs", ["work:/workspace", "scratch:/scratch"]),
+        ],
+    ),
     ("host", "PART", 1, [("hex", "bytes", b"\x00\x01prefix")]),
-    ("host", "EXEC", 1, [
-        ("u32", "flags", 5), ("u32", "rows", 0), ("u32", "columns", 0),
-        ("list", "argv", ["sh", "-c", 'echo "ü" $HOME', ""]),
-        ("list", "environment", ["PATH=/usr/bin:/bin", "EMPTY="]), ("str", "cwd", "/workspace"), ("str", "user", ""),
-        ("limits", "rlimits", [(7, 1024, 4096), (9, 2**64 - 1, 2**64 - 1)]),
-    ]),
-    ("host", "EXEC", 2**32 - 1, [
-        ("u32", "flags", 0), ("u32", "rows", 24), ("u32", "columns", 80),
-        ("list", "argv", ["/bin/true"]), ("list", "environment", []),
-        ("str", "cwd", "/"), ("str", "user", "1000:100"), ("limits", "rlimits", []),
-    ]),
+    (
+        "host",
+        "EXEC",
+        1,
+        [
+            ("u32", "flags", 5),
+            ("u32", "rows", 0),
+            ("u32", "columns", 0),
+            ("list", "argv", ["sh", "-c", 'echo "ü" $HOME', ""]),
+            ("list", "environment", ["PATH=/usr/bin:/bin", "EMPTY="]),
+            ("str", "cwd", "/workspace"),
+            ("str", "user", ""),
+            ("limits", "rlimits", [(7, 1024, 4096), (9, 2**64 - 1, 2**64 - 1)]),
+        ],
+    ),
+    (
+        "host",
+        "EXEC",
+        2**32 - 1,
+        [
+            ("u32", "flags", 0),
+            ("u32", "rows", 24),
+            ("u32", "columns", 80),
+            ("list", "argv", ["/bin/true"]),
+            ("list", "environment", []),
+            ("str", "cwd", "/"),
+            ("str", "user", "1000:100"),
+            ("limits", "rlimits", []),
+        ],
+    ),
     ("host", "STDIN", 1, [("hex", "bytes", b"hello\n\x00\xff")]),
     ("host", "STDIN_END", 1, []),
     ("host", "SIGNAL", 1, [("u32", "signal", 15)]),
@@ -133,39 +202,62 @@ FRAMES: list[tuple[str, str, int, list[Field]]] = [
     ("host", "KILL", 1, []),
     ("host", "CREDIT", 1, [("u32", "bytes", 65536)]),
     ("host", "READ", 2, [("str", "path", "/etc/hosts"), ("u64", "offset", 0), ("u64", "most", 2**64 - 1)]),
-    ("host", "WRITE", 3, [
-        ("str", "path", "/workspace/a b"), ("u32", "mode", 0o755), ("u32", "flags", 5), ("str", "owner", "root"),
-    ]),
+    (
+        "host",
+        "WRITE",
+        3,
+        [("str", "path", "/workspace/a b"), ("u32", "mode", 0o755), ("u32", "flags", 5), ("str", "owner", "root")],
+    ),
     ("host", "TAR_IN", 4, [("str", "directory", "/workspace"), ("u32", "flags", 0), ("str", "owner", "")]),
     ("host", "STAT", 5, [("str", "path", "/")]),
     ("host", "LIST", 6, [("str", "path", "/workspace")]),
-    ("host", "MKDIR", 7, [
-        ("str", "path", "/a/b"), ("u32", "mode", 0o700), ("u32", "flags", 1), ("str", "owner", "1000:1000"),
-    ]),
+    (
+        "host",
+        "MKDIR",
+        7,
+        [("str", "path", "/a/b"), ("u32", "mode", 0o700), ("u32", "flags", 1), ("str", "owner", "1000:1000")],
+    ),
     ("host", "REMOVE", 8, [("str", "path", "/a"), ("u32", "flags", 1)]),
     ("host", "RENAME", 9, [("str", "from", "/a"), ("str", "to", "/b")]),
     ("host", "DATA", 3, [("hex", "bytes", bytes(range(256)))]),
     ("host", "END", 3, []),
     ("host", "CANCEL", 3, []),
-    ("guest", "WELCOME", 0, [
-        ("u32", "generation", 1), ("list", "features", ["exec", "stdin", "files"]),
-        ("list", "refused", ["pty", "tar-out", "stream"]),
-        ("list", "facts", ["arch=x86_64", "transport=virtio-serial"]),
-    ]),
+    (
+        "guest",
+        "WELCOME",
+        0,
+        [
+            ("u32", "generation", 1),
+            ("list", "features", ["exec", "stdin", "files"]),
+            ("list", "refused", ["pty", "tar-out", "stream"]),
+            ("list", "facts", ["arch=x86_64", "transport=virtio-serial"]),
+        ],
+    ),
     ("guest", "REFRESHED", 0, [("u64", "count", 3)]),
     ("guest", "QUIESCED", 0, []),
-    ("guest", "PONG", 0, [
-        ("u64", "nonce", 1), ("u32", "processes", 2), ("u64", "available_kib", 3), ("u32", "channels", 4),
-    ]),
+    (
+        "guest",
+        "PONG",
+        0,
+        [("u64", "nonce", 1), ("u32", "processes", 2), ("u64", "available_kib", 3), ("u32", "channels", 4)],
+    ),
     ("guest", "ENDING", 0, []),
     ("guest", "MOUNTED", 0, [("u32", "errno", 19), ("str", "what", "device: scratch")]),
     ("guest", "STARTED", 1, [("u32", "pid", 4194304)]),
     ("guest", "STDOUT", 1, [("hex", "bytes", b"out")]),
     ("guest", "STDERR", 1, [("hex", "bytes", b"\x80err")]),
-    ("guest", "EXIT", 1, [
-        ("u8", "how", 1), ("u32", "code", 9), ("u64", "user_us", 1_000_001), ("u64", "system_us", 2),
-        ("u64", "peak_kib", 3072),
-    ]),
+    (
+        "guest",
+        "EXIT",
+        1,
+        [
+            ("u8", "how", 1),
+            ("u32", "code", 9),
+            ("u64", "user_us", 1_000_001),
+            ("u64", "system_us", 2),
+            ("u64", "peak_kib", 3072),
+        ],
+    ),
     ("guest", "FAILED", 1, [("u32", "errno", 2), ("str", "what", "program: nosuch")]),
     ("guest", "CREDIT", 1, [("u32", "bytes", 262144)]),
     ("guest", "DATA", 2, [("hex", "bytes", b"\x00" * 3)]),
@@ -175,7 +267,7 @@ FRAMES: list[tuple[str, str, int, list[Field]]] = [
     ("guest", "DONE", 4, [("u64", "entries", 6)]),
     ("guest", "DONE", 5, [("entry", "entry", ENTRY)]),
     ("guest", "DONE", 6, []),
-]  # fmt: skip
+]
 
 
 def records() -> list[str]:

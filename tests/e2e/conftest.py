@@ -27,13 +27,18 @@ def images() -> None:
     anyio.run(ensure)
 
 
+SHARED = {
+    "AGENTKERNEL_POOL_MAX_SANDBOXES": "3",
+    "AGENTKERNEL_POOL_PREWARM": "",
+    "AGENTKERNEL_POOL_QUEUE_TIMEOUT_S": "600",
+}
+"""A pool of three, no prewarming, and patience for twenty emulated boots in a row."""
+
+
 @pytest.fixture(scope="session")
 def daemon(images: None) -> Iterator[Daemon]:
-    """Shared: a pool of three, no prewarming."""
-    with (
-        short_home() as home,
-        started(home, AGENTKERNEL_POOL_MAX_SANDBOXES="3", AGENTKERNEL_POOL_PREWARM="") as running,
-    ):
+    """Shared by all tests that do not hurt it."""
+    with short_home() as home, started(home, **SHARED) as running:
         conftest.KEPT_ROOTS.add(running.pid)
         yield running
         conftest.KEPT_ROOTS.discard(running.pid)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from tests.support.daemons import Daemon
-from tests.support.original_shapes import decode_original_reply
+from tests.support.original_shapes import decode
 
 pytestmark = pytest.mark.vm
 
 
-def ask(path: str, *messages: dict[str, Any] | bytes) -> list[dict[str, Any]]:
+def lines_for(path: str, *messages: dict[str, Any] | bytes) -> list[bytes]:
     """The ten lines: send each message as a line, close the sending side, read a line for each."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(180)
@@ -24,29 +24,34 @@ def ask(path: str, *messages: dict[str, Any] | bytes) -> list[dict[str, Any]]:
     for message in messages:
         client.sendall(message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n")
     client.shutdown(socket.SHUT_WR)
-    lines = client.makefile("rb").read().splitlines()
+    with client.makefile("rb") as answers:
+        lines = answers.readlines()
     client.close()
-    return [json.loads(line) for line in lines]
+    return lines
+
+
+def ask(path: str, *messages: dict[str, Any] | bytes) -> list[dict[str, Any]]:
+    """The replies, parsed."""
+    return [json.loads(line) for line in lines_for(path, *messages)]
 
 
 EXEC = {"cmd": "exec", "runtime": "base", "command": ["echo", "hello"]}
 
 
 def test_every_original_message_is_answered_in_a_shape_that_an_original_client_can_parse(daemon: Daemon) -> None:
-    (acquired,) = ask(daemon.socket, {"cmd": "acquire", "runtime": "base"})
-    replies = ask(
+    (acquired,) = lines_for(daemon.socket, {"cmd": "acquire", "runtime": "base"})
+    lines = lines_for(
         daemon.socket,
         {"cmd": "status"},
         EXEC,
-        {"cmd": "release", "id": acquired["id"]},
+        {"cmd": "release", "id": json.loads(acquired)["id"]},
         {"cmd": "release", "id": "unknown"},
         {"cmd": "prewarm", "compatibility_mode": "nonsense"},
     )
-    assert [reply["type"] for reply in replies] == ["status", "executed", "released", "released", "error"]
-    for reply in [acquired, *replies]:
-        decode_original_reply(json.dumps(reply).encode())
-    assert acquired["backend"] == "firecracker"
-    assert replies[1]["stdout"] == "hello\n"
+    names = [type(decode(line)).__name__ for line in [acquired, *lines]]
+    assert names == ["Acquired", "Status", "Executed", "Released", "Released", "Error"]
+    assert json.loads(acquired)["backend"] == "firecracker"
+    assert json.loads(lines[1])["stdout"] == "hello\n"
 
 
 def test_replies_name_the_monitor_and_the_tier_that_really_hold(daemon: Daemon) -> None:

@@ -93,11 +93,11 @@ class World:
         become_ordinary()
         try:
             outcome = ("returned", anyio.run(self._bounded, scenario))
-        except BaseException as error:  # noqa: BLE001  the parent raises it
+        except BaseException as error:
             outcome = ("raised", error)
         try:
             os.write(writer, pickle.dumps(outcome))
-        except Exception as error:  # noqa: BLE001  an exception that does not pickle
+        except Exception as error:
             os.write(writer, pickle.dumps(("raised", AssertionError(f"{outcome[1]!r} ({error})"))))
         os._exit(0)
 

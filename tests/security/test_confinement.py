@@ -3,7 +3,7 @@
 Enforced by `host/src`. Each refusal stands beside its control: the same probe, outside, succeeds.
 """
 
-# ruff: noqa: ASYNC110, ASYNC222, ASYNC230, ASYNC240  a test may block its own loop for a moment
+# ruff: noqa: ASYNC110, ASYNC222, ASYNC230  a test may block its own loop for a moment
 
 from __future__ import annotations
 

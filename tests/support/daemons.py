@@ -1,4 +1,4 @@
-"""A real daemon of a test's own: its home in a short temporary folder, its data where the user keeps it (the slow part is cached)."""
+"""A real daemon of a test's own: its home in a short temporary folder, its data where the user keeps it (cached)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Daemon:
 @contextmanager
 def short_home() -> Iterator[Path]:
     """A folder whose path leaves room for socket names; removed at the end."""
-    home = Path(tempfile.mkdtemp(prefix="ak-"))
+    home = Path(tempfile.mkdtemp())
     try:
         yield home
     finally:

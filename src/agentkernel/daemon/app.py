@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -36,8 +37,9 @@ from agentkernel.protocol.codec import encode_reply, error_reply
 
 log = logging.getLogger(__name__)
 
-FAREWELL_S = 0.2
-"""How long connections may take to read their last replies when the daemon ends."""
+FAREWELL_S = 0.5
+"""How long a client may take to read its last reply, when the daemon ends or does not serve it."""
+TURNED_AWAY_BYTES = 65536
 
 
 def main() -> int:
@@ -51,8 +53,11 @@ def main() -> int:
     try:
         home = places(os.environ)
         prepare(home.home)
-        config = load_config(home.config, os.environ)
+        loaded = load_config(home.config, os.environ)
+        config = loaded.config
         log_to(None if options.foreground else home.log, as_json=config.daemon.log_format == "json")
+        for warning in loaded.warnings:
+            log.warning("configuration", extra={"warning": warning})
         with locked(home):
             anyio.run(serve, home, config, ready)
     except AgentkernelError as err:
@@ -150,9 +155,19 @@ async def _serve_client(client: socket.socket, service: Service, line_cap_bytes:
             await Connection(client, service, line_cap_bytes=line_cap_bytes).serve()
         except Denied as err:
             log.warning("refused a peer", extra={"reason": err.message})
-            await asyncio.get_running_loop().sock_sendall(client, encode_reply(error_reply(err)))
+            await _turn_away(client, err)
         except Exception:
             log.exception("a connection failed")
+
+
+async def _turn_away(client: socket.socket, err: Denied) -> None:
+    """Say why, and hang up only when the client has read it, so that its own sending does not fail first."""
+    loop = asyncio.get_running_loop()
+    with anyio.move_on_after(FAREWELL_S), contextlib.suppress(OSError):
+        await loop.sock_sendall(client, encode_reply(error_reply(err)))
+        client.shutdown(socket.SHUT_WR)
+        while await loop.sock_recv(client, TURNED_AWAY_BYTES):
+            """Whatever it asks is not looked at."""
 
 
 async def _stop_when_idle(service: Service, idle_exit_s: float) -> None:

@@ -8,7 +8,7 @@ import posixpath
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -27,7 +27,7 @@ from agentkernel.model.errors import Refused
 from agentkernel.model.execution import Started, Stderr, Stdout
 from agentkernel.model.ids import Digest, LeaseId
 from agentkernel.model.kinds import Feature, Mode
-from agentkernel.model.spec import BootSpec
+from agentkernel.model.spec import BootSpec, LeaseSpec
 from agentkernel.policy.admission import Admitted, Offer, Wish, admit
 from agentkernel.policy.config import Config
 from agentkernel.policy.environment import CWD, exec_request
@@ -66,9 +66,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a command runs, and what a reply says about it."""
+    """Where a command runs, with what its lease says of every command there, and what a reply says about it."""
 
     sandbox: Sandbox
+    defaults: LeaseSpec = field(default_factory=LeaseSpec)
 
     def facts(self) -> dict[str, Any]:
         """The reply fields `backend`, `vmm`, `isolation`, `warm`."""
@@ -97,10 +98,12 @@ class Service:
         self._config = config
         self._door = GuestDoor(home.home / "guest", engine.leases)
         self._doors: anyio.abc.TaskGroup | None = None
+        self._filled: set[Key] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serve the leases' sockets for the length of a block."""
+        self._door.clear()
         async with anyio.create_task_group() as self._doors:
             yield
             self._doors.cancel_scope.cancel()
@@ -186,7 +189,9 @@ class Service:
         )
         warm = warm_range(mode, runtime, min_warm=pool.min_warm, max_warm=pool.max_warm)
         key = Key(spec, mode)
-        self._engine.configure(key, Limits(warm.min_warm, warm.max_warm), fill=fill)
+        if fill:
+            self._filled.add(key)
+        self._engine.configure(key, Limits(warm.min_warm, warm.max_warm), fill=key in self._filled)
         return key
 
     async def _built(self, runtime: str, tell: Tell | None) -> Digest:
@@ -218,8 +223,8 @@ class Service:
         """The lease that the request names, else a fresh sandbox that ends with the block."""
         self.last_used_s = time.monotonic()
         if request.sandbox:
-            with self._engine.leases.used(LeaseId(request.sandbox)) as sandbox:
-                yield Place(sandbox)
+            with self._engine.leases.used(LeaseId(request.sandbox)) as lease:
+                yield Place(lease.sandbox, lease.spec)
             return
         admitted = await self._admit(wish_of(request))
         sandbox = await self._engine.lend(await self._key(admitted, request.runtime, request.compatibility_mode, tell))
@@ -243,9 +248,9 @@ class Service:
         stdin = given(request.stdin)
         command = exec_request(
             request.command,
-            env=request.env,
-            cwd=request.cwd,
-            user=request.user,
+            env={**place.defaults.env, **request.env},
+            cwd=request.cwd or place.defaults.cwd,
+            user=request.user or place.defaults.user,
             stdin=stdin is not None or on_process is not None,
         )
         guest = place.sandbox.guest
@@ -301,9 +306,9 @@ class Service:
     async def put_archive(self, request: requests.ArchivePut, chunks: AsyncIterator[bytes]) -> int:
         """Extract a tar stream in a lease's sandbox; the number of its members."""
         self.last_used_s = time.monotonic()
-        with self._engine.leases.used(LeaseId(request.id)) as sandbox:
+        with self._engine.leases.used(LeaseId(request.id)) as lease:
             try:
-                return await sandbox.guest.put_archive(request.path, chunks, owner=request.owner)
+                return await lease.sandbox.guest.put_archive(request.path, chunks, owner=request.owner)
             except OSError as err:
                 raise Refused(
                     f"the archive cannot be extracted: {err.strerror}: {err.filename}",
@@ -315,7 +320,8 @@ class Service:
     async def _acquire(self, request: requests.Acquire) -> replies.Acquired:
         admitted = await self._admit(wish_of(request))
         key = await self._key(admitted, request.runtime, request.compatibility_mode, None)
-        lease = await self._engine.acquire(key)
+        spec = LeaseSpec(request.env, request.cwd, request.user)
+        lease = await self._engine.acquire(key, spec)
         await lease.sandbox.guest.refresh()
         path = self._door.open(lease, self._doors) if self._doors is not None else None
         return replies.Acquired(
