@@ -1,6 +1,6 @@
 """`agentkernel run`, kept light: every import here is paid for by every command (tests/repo checks the list).
 
-It knows the message shapes by heart, so that it need not import them; tests/unit/cli holds it against `protocol`.
+It knows the message shapes by heart, so that it need not import them; tests/repo holds it against `protocol`.
 """
 
 import os

@@ -20,13 +20,16 @@ ALWAYS_IGNORED = (".git/", ".hg/", ".svn/", ".venv/", "node_modules/", "__pycach
 IGNORE_FILES = (".gitignore", ".agentkernelignore")
 
 
-def put_project(session: "Session", directory: str, message: dict[str, object]) -> str:
-    """Lease a sandbox like the one `message` asks for and copy the folder into its /workspace; returns the lease."""
+def acquired(session: "Session", directory: str, message: dict[str, object]) -> str:
+    """Lease a sandbox like the one `message` asks for; returns the lease."""
     if not os.path.isdir(directory):
         raise Failure(f"--dir {directory}: not a folder")
     wanted = ("runtime", "backend", "vmm", "minimum_isolation")
-    request: dict[str, object] = {"cmd": "acquire", **{name: message[name] for name in wanted if name in message}}
-    lease = str(session.ask(request)["id"])
+    return str(session.ask({"cmd": "acquire", **{name: message[name] for name in wanted if name in message}})["id"])
+
+
+def put_project(session: "Session", directory: str, lease: str) -> None:
+    """Copy the folder into the /workspace of a lease's sandbox."""
     chunks = packed(directory)
     chunk = next(chunks, b"")
     while True:
@@ -41,7 +44,7 @@ def put_project(session: "Session", directory: str, message: dict[str, object]) 
             }
         )
         if following is None:
-            return lease
+            return
         chunk = following
 
 
@@ -51,6 +54,7 @@ def packed(directory: str) -> Iterator[bytes]:
     total = 0
     with tarfile.open(fileobj=buffer, mode="w|", format=tarfile.PAX_FORMAT, bufsize=65536) as archive:
         for path, name in wanted_files(directory):
+            archive.inodes.clear()  # a second name of a file is a file of its own, not a link to a member
             try:
                 member = archive.gettarinfo(path, arcname=name)
             except OSError:
@@ -65,7 +69,6 @@ def packed(directory: str) -> Iterator[bytes]:
                 )
             member.uid = member.gid = 0
             member.uname = member.gname = ""
-            member.type = tarfile.REGTYPE if member.islnk() else member.type
             if member.isreg():
                 with open(path, "rb") as content:
                     archive.addfile(member, content)
