@@ -54,11 +54,12 @@ def packed(directory: str) -> Iterator[bytes]:
     total = 0
     with tarfile.open(fileobj=buffer, mode="w|", format=tarfile.PAX_FORMAT, bufsize=65536) as archive:
         for path, name in wanted_files(directory):
-            archive.inodes.clear()  # a second name of a file is a file of its own, not a link to a member
             try:
                 member = archive.gettarinfo(path, arcname=name)
             except OSError:
                 continue  # gone since it was listed
+            if member is not None and member.islnk():  # a second name of a file: packed as a file of its own
+                member.type, member.linkname, member.size = tarfile.REGTYPE, "", os.lstat(path).st_size
             if member is None or not (member.isreg() or member.isdir() or member.issym()):
                 continue
             total += member.size
