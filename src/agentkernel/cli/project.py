@@ -70,11 +70,17 @@ def packed(directory: str) -> Iterator[bytes]:
                 )
             member.uid = member.gid = 0
             member.uname = member.gname = ""
-            if member.isreg():
-                with open(path, "rb") as content:
-                    archive.addfile(member, content)
-            else:
-                archive.addfile(member)
+            try:
+                if member.isreg():
+                    with open(path, "rb") as content:
+                        archive.addfile(member, content)
+                else:
+                    archive.addfile(member)
+            except OSError as err:
+                raise Failure(
+                    f"--dir {directory}: {name} cannot be read: {err.strerror or err}",
+                    "name it in .agentkernelignore, or try again if it was being written",
+                ) from None
             yield from drained(buffer, CHUNK_BYTES)
     yield from drained(buffer, 1)
 

@@ -92,3 +92,19 @@ def test_too_much_is_refused_and_says_how_to_leave_something_out(
     with pytest.raises(Failure) as caught:
         list(packed(str(tmp_path)))
     assert ".agentkernelignore" in caught.value.hint
+
+
+def test_a_file_that_cannot_be_read_or_shrinks_meanwhile_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, growing="12345")
+    measured = tarfile.TarFile.gettarinfo
+
+    def shrink(archive: tarfile.TarFile, path: str, arcname: str) -> tarfile.TarInfo:
+        member = measured(archive, path, arcname=arcname)
+        (tmp_path / "growing").write_text("1")
+        return member
+
+    monkeypatch.setattr(tarfile.TarFile, "gettarinfo", shrink)
+    with pytest.raises(Failure, match="growing cannot be read"):
+        list(packed(str(tmp_path)))
