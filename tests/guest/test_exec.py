@@ -266,7 +266,7 @@ def test_what_a_command_left_behind_lives_until_the_sandbox_ends(peer: Peer) -> 
     other = peer.start(["sleep", "1000"])
     peer.tell(other, KILL)
     peer.finish(other)
-    assert alive("4321.4") == 1  # the fixture then sees that nothing is left
+    wait_until(lambda: alive("4321.4") == 1)  # the fixture then sees that nothing is left
 
 
 def test_a_fork_bomb_is_ended(peer: Peer) -> None:

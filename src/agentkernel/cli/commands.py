@@ -58,7 +58,7 @@ def start(*, foreground: bool) -> None:
     """Start the daemon; one that runs already is fine."""
     if foreground:
         os.execv(sys.executable, [sys.executable, "-m", "agentkernel.daemon", "--foreground"])  # noqa: S606
-    start_daemon()
+    start_daemon(socket_path())
     click.echo(f"listening at {socket_path()}")
 
 
@@ -72,7 +72,7 @@ def stop() -> None:
 def restart() -> None:
     """Stop the daemon, then start one of this version."""
     stop_daemon(socket_path())
-    start_daemon()
+    start_daemon(socket_path())
     click.echo(f"listening at {socket_path()}")
 
 

@@ -229,7 +229,3 @@ def hint_at_missing_file(command: list[str]) -> None:
         if not word.startswith(("-", "/")) and os.path.isfile(word):
             complain(f"{word} is in this folder, not in the sandbox", "add --dir . to copy the folder into /workspace")
             return
-
-
-if __name__ == "__main__":
-    sys.exit(main())

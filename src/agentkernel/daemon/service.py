@@ -108,6 +108,10 @@ class Service:
             yield
             self._doors.cancel_scope.cancel()
 
+    async def drain(self) -> None:
+        """End every sandbox; whoever uses one or waits for one is told."""
+        await self._engine.drain()
+
     @property
     def active(self) -> bool:
         """Whether somebody uses a sandbox or waits for one."""
