@@ -6,26 +6,28 @@ import logging
 import os
 import posixpath
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
 from msgspec import UNSET, UnsetType
 
 from agentkernel import __version__
+from agentkernel.daemon.builds import Builds, Images, Tell
 from agentkernel.daemon.guest_door import GuestDoor
 from agentkernel.daemon.places import Places
 from agentkernel.drivers.contract import Process
 from agentkernel.engine.command import Outcome, Sink, run_command
 from agentkernel.engine.engine import Engine
+from agentkernel.engine.groups import task_group
 from agentkernel.engine.sandbox import Sandbox
 from agentkernel.engine.timings import Stage
 from agentkernel.model.errors import Refused
 from agentkernel.model.execution import Started, Stderr, Stdout
-from agentkernel.model.ids import Digest, LeaseId
+from agentkernel.model.ids import LeaseId
 from agentkernel.model.kinds import Feature, Mode
 from agentkernel.model.spec import BootSpec, LeaseSpec
 from agentkernel.policy.admission import Admitted, Offer, Wish, admit, admit_to
@@ -46,22 +48,6 @@ T = TypeVar("T")
 FILL_DELAY_S = 1.0
 """How long the first fill stands back: a daemon is mostly started by somebody who waits for a boot of another key."""
 PROTOCOL_VERSION = 1
-
-Tell = Callable[[str], Awaitable[None]]
-"""Called with one line for a person, while something long goes on."""
-
-
-class Images(Protocol):
-    """What the daemon needs of `images`."""
-
-    def resolve(self, runtime: str) -> Digest:
-        """The digest of a runtime's image, built or not. Raises NotFound."""
-
-    def is_built(self, runtime: str) -> bool:
-        """Whether that image is there."""
-
-    async def ensure(self, runtime: str, progress: Callable[..., None] | None = None) -> Digest:
-        """The digest of a runtime's image, which is built first when it is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +80,7 @@ class Service:
         self.stopping = anyio.Event()
         self.last_used_s = time.monotonic()
         self._engine = engine
-        self._images = images
+        self._builds = Builds(images)
         self._config = config
         self._door = GuestDoor(home.home / "guest", engine.leases)
         self._doors: anyio.abc.TaskGroup | None = None
@@ -102,9 +88,9 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve the leases' sockets for the length of a block."""
+        """Build images and serve the leases' sockets for the length of a block."""
         self._door.clear()
-        async with anyio.create_task_group() as self._doors:
+        async with self._builds.running(), task_group() as self._doors:
             yield
             self._doors.cancel_scope.cancel()
 
@@ -184,7 +170,7 @@ class Service:
         spec = BootSpec(
             backend=admitted.backend,
             runtime=runtime,
-            image=await self._built(runtime, tell),
+            image=await self._builds.ensure(runtime, tell),
             vmm=admitted.vmm,
             vcpus=resources.vcpus,
             memory_mib=resources.memory_mb,
@@ -197,30 +183,6 @@ class Service:
             self._filled.add(key)
         self._engine.configure(key, Limits(warm.min_warm, warm.max_warm), fill=key in self._filled)
         return key
-
-    async def _built(self, runtime: str, tell: Tell | None) -> Digest:
-        """The runtime's image; on first use it is built, and whoever listens is told how far that is."""
-        if self._images.is_built(runtime) or tell is None:
-            return await self._images.ensure(runtime)
-        send, receive = anyio.create_memory_object_stream[str](8)
-        said = ""
-
-        def progress(stage: str, detail: str, done_bytes: int | None = None, total_bytes: int | None = None) -> None:
-            nonlocal said
-            line = f"{stage}: {detail}"
-            if line != said and send.statistics().current_buffer_used < 8:
-                said = line
-                send.send_nowait(line)
-
-        async def pass_on() -> None:
-            async for line in receive:
-                await tell(line)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(pass_on)
-            with send:
-                digest = await self._images.ensure(runtime, progress)
-        return digest
 
     @asynccontextmanager
     async def placed(self, request: requests.Run, tell: Tell | None = None) -> AsyncIterator[Place]:
@@ -351,7 +313,7 @@ class Service:
         for mode in map(Mode, self._config.pool.prewarm):
             runtime = PRESETS[mode].runtime
             try:
-                if self._images.is_built(runtime):
+                if self._builds.is_built(runtime):
                     await self._key(await self._admit(Wish(runtime)), runtime, mode, None, fill=True)
             except Refused as err:
                 log.warning("cannot prewarm", extra={"mode": str(mode), "reason": err.message})

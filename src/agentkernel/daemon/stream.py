@@ -9,6 +9,7 @@ import anyio
 from agentkernel.daemon.service import Place, Service, optional
 from agentkernel.drivers.contract import Process
 from agentkernel.engine.command import Outcome, Output
+from agentkernel.engine.groups import task_group
 from agentkernel.model.errors import Busy, Refused
 from agentkernel.model.execution import Started, Stdout
 from agentkernel.protocol import replies, requests
@@ -102,7 +103,7 @@ class Stream:
         )
 
     async def _run_in(self, service: Service, place: Place) -> Outcome:
-        async with anyio.create_task_group() as group:
+        async with task_group() as group:
 
             def begin(process: Process) -> None:
                 self._process = process
