@@ -48,22 +48,14 @@ def admin() -> None:
 
 @admin.command()
 @click.argument("runtimes", nargs=-1)
-@click.option("--for-command", metavar="PROGRAM", help="Build only the image that a run of this program uses.")
 @click.option("--verify", is_flag=True, help="Read everything that is there and compare it with its digest.")
 @click.option("--fresh", is_flag=True, help="Make all of it anew, to get the packages' updates.")
 @click.option("--for-command", metavar="WORD", help="The runtime that `run` would choose for that command.")
 @_command
-<<<<<<< HEAD
-async def setup(runtimes: tuple[str, ...], for_command: str | None, verify: bool, fresh: bool) -> None:
-    """Find or make all that a first command needs. RUNTIMES: images to build, base and python unless given."""
-    if for_command:
-        runtimes = (*runtimes, runtime_of(for_command))
-=======
 async def setup(runtimes: tuple[str, ...], verify: bool, fresh: bool, for_command: str | None) -> None:
     """Find or make all that a first command needs. RUNTIMES: images to build, base and python unless given."""
     if for_command is not None:
         runtimes += (runtime_of(for_command),)
->>>>>>> main
     await setting_up.setup(Store(), Console(), runtimes or setting_up.DEFAULT_RUNTIMES, verify=verify, fresh=fresh)
 
 

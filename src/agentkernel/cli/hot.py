@@ -135,11 +135,7 @@ def parse(arguments: list[str]) -> Options:
 
 
 def runtime_of(program: str) -> str:
-<<<<<<< HEAD
-    """The runtime that a program's name suggests."""
-=======
     """The runtime that has this program."""
->>>>>>> main
     return RUNTIMES.get(os.path.basename(program), "base")
 
 
