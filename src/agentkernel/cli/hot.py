@@ -1,6 +1,6 @@
 """`agentkernel run`, kept light: every import here is paid for by every command (tests/repo checks the list).
 
-It knows the message shapes by heart, so that it need not import them; tests/unit/cli holds it against `protocol`.
+It knows the message shapes by heart, so that it need not import them; tests/repo holds it against `protocol`.
 """
 
 import os
@@ -15,17 +15,22 @@ RUNTIMES = {
     "node": "node",
     "npm": "node",
     "npx": "node",
+    "corepack": "node",
     "cargo": "rust",
     "rustc": "rust",
     "go": "go",
+    "gofmt": "go",
     "ruby": "ruby",
     "gem": "ruby",
     "bundle": "ruby",
     "java": "java",
     "javac": "java",
     "gcc": "c",
+    "g++": "c",
     "cc": "c",
+    "c++": "c",
     "make": "c",
+    "cmake": "c",
 }
 """Program name to the runtime that has it; everything else runs in `base`."""
 BACKENDS = {

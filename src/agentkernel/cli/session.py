@@ -199,16 +199,32 @@ class Place:
     def __enter__(self) -> None:
         if not self._options.directory:
             return
-        from agentkernel.cli.project import put_project
+        from agentkernel.cli.project import acquired, put_project
 
-        self._lease = put_project(self._session, self._options.directory, self._message)
+        self._lease = acquired(self._session, self._options.directory, self._message)
+        try:
+            put_project(self._session, self._options.directory, self._lease)
+        except BaseException:
+            self._release()
+            raise
         self._message["sandbox"] = self._lease
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lease and not isinstance(value, Failure):
+        if self._lease:
+            self._release()
+
+    def _release(self) -> None:
+        """End the lease and wait until it has ended: a request that is on its way when we hang up may never be read.
+        When the daemon does not answer any more, there is nobody to tell.
+        """
+        try:
             self._session.send({"cmd": "release", "id": self._lease})
+            while self._session.receive()["type"] != "released":
+                pass  # what a command that was cut off still had to say
+        except Failure:
+            return
 
 
 def connected(path: str) -> socket.socket:
