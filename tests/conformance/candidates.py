@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.machines import Machine, booted, prepare, qemu_driver, qemu_spec
-
 from agentkernel.drivers.contract import Driver
 from agentkernel.images.store import Store
 from agentkernel.model.spec import BootSpec
+from tests.support.machines import Machine, booted, prepare, qemu_driver, qemu_spec
 
 
 class Spec(Protocol):

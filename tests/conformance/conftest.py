@@ -9,12 +9,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.conformance.candidates import CANDIDATES, Subject
-from tests.support.machines import Machine, store_at
 
 from agentkernel.drivers.contract import Guest
 from agentkernel.model.errors import Unsupported
 from agentkernel.model.kinds import Feature
+from tests.conformance.candidates import CANDIDATES, Subject
+from tests.support.machines import Machine, store_at
 
 MANIFEST = Path(__file__).with_name("behaviours.toml")
 

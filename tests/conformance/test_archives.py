@@ -9,10 +9,10 @@ import tarfile
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from tests.conformance.candidates import Subject
-from tests.support.machines import Machine, shell
 
 from agentkernel.drivers.contract import Guest
+from tests.conformance.candidates import Subject
+from tests.support.machines import Machine, shell
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -149,14 +149,14 @@ async def test_set_id_bits_are_dropped(subject: Subject, guest: Guest, place: st
 @pytest.mark.parametrize("kept", [100, 700, 1500], ids=["in a header", "in a file", "in a later file"])
 async def test_a_truncated_archive_is_an_error(subject: Subject, guest: Guest, place: str, kept: int) -> None:
     content = packed(put("a", b"x" * 400), put("b", b"y" * 4000), form=tarfile.USTAR_FORMAT)
-    with pytest.raises(OSError) as caught:  # noqa: PT011
+    with pytest.raises(OSError) as caught:
         await guest.put_archive(place, cut(content[:kept]))
     assert caught.value.errno == errno.EBADMSG
 
 
 @pytest.mark.behaviour("archive.rubbish")
 async def test_what_is_no_archive_is_an_error(subject: Subject, guest: Guest, place: str) -> None:
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         await guest.put_archive(place, cut(os.urandom(100_000)))
     await guest.ping()
 

@@ -6,13 +6,13 @@ import signal
 
 import anyio
 import pytest
-from tests.conformance.candidates import Subject
-from tests.support.machines import processes_with, request, run, settles, shell
 
 from agentkernel.drivers.contract import Guest
 from agentkernel.engine.command import run_command
 from agentkernel.model.errors import Busy, Refused
 from agentkernel.model.execution import Exited, Started, Stdout
+from tests.conformance.candidates import Subject
+from tests.support.machines import processes_with, request, run, settles, shell
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 

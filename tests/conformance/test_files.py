@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
-from tests.conformance.candidates import Subject
-from tests.support.machines import Machine, run, shell
 
 from agentkernel.drivers.contract import Guest
 from agentkernel.model.errors import Refused
+from tests.conformance.candidates import Subject
+from tests.support.machines import Machine, run, settles, shell
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -38,9 +38,7 @@ async def test_content_comes_back_as_it_was_written(subject: Subject, guest: Gue
 
 
 @pytest.mark.behaviour("files.seen-by-programs")
-async def test_programs_see_what_was_written_and_the_other_way_round(
-    subject: Subject, guest: Guest, place: str
-) -> None:
+async def test_programs_see_what_was_written_and_we_what_they_wrote(subject: Subject, guest: Guest, place: str) -> None:
     await guest.write_file(f"{place}/in", EVERY_BYTE)
     assert (await run(guest, "cat", f"{place}/in")).stdout == EVERY_BYTE
     assert (await shell(guest, f"printf there > {place}/out")).code == 0
@@ -94,9 +92,7 @@ async def test_stat_and_list_tell_the_same_facts(subject: Subject, guest: Guest,
 
 
 @pytest.mark.behaviour("files.many")
-async def test_a_directory_with_thousands_of_entries_is_listed_whole(
-    subject: Subject, guest: Guest, place: str
-) -> None:
+async def test_a_directory_of_thousands_is_listed_whole(subject: Subject, guest: Guest, place: str) -> None:
     script = f"cd {place} && seq -f 'a-rather-long-name-of-a-file-%g' 3000 | xargs touch"
     assert (await shell(guest, script)).code == 0
     assert len({entry.name for entry in await guest.list_directory(place)}) == 3000
@@ -113,7 +109,7 @@ async def test_files_belong_to_the_user_or_to_whom_they_are_given(subject: Subje
             entry = await guest.stat(f"{place}/{name}")
             assert (entry.uid, entry.gid) == (uid, gid), (owner, name)
         await guest.remove(f"{place}/folder")
-    with pytest.raises(OSError, match="nobody-knows|file"):
+    with pytest.raises(OSError, match="file"):
         await guest.write_file(f"{place}/file", b"", owner="nobody-knows")
 
 
@@ -127,7 +123,7 @@ ERRORS: dict[str, tuple[int, Call]] = {
     "read a circle of links": (errno.ELOOP, lambda guest, at: guest.read_file(f"{at}/circle")),
     "write into nothing": (errno.ENOENT, lambda guest, at: guest.write_file(f"{at}/no/file", b"x")),
     "write over a directory": (errno.EISDIR, lambda guest, at: guest.write_file(f"{at}/full", b"x")),
-    "write to /proc": (errno.EACCES, lambda guest, _: guest.write_file("/proc/new", b"x")),
+    "write to /proc": (errno.ENOENT, lambda guest, _: guest.write_file("/proc/new", b"x")),
     "stat what is not there": (errno.ENOENT, lambda guest, at: guest.stat(f"{at}/no")),
     "list what is not there": (errno.ENOENT, lambda guest, at: guest.list_directory(f"{at}/no")),
     "list a file": (errno.ENOTDIR, lambda guest, at: guest.list_directory(f"{at}/file")),
@@ -147,7 +143,7 @@ async def test_a_failure_is_the_guests_own_error(
     subject: Subject, guest: Guest, place: str, number: int, call: Call
 ) -> None:
     await shell(guest, f"cd {place} && touch file && mkfifo pipe && mkdir -p full/x empty && ln -s circle circle")
-    with pytest.raises(OSError) as caught:  # noqa: PT011
+    with pytest.raises(OSError) as caught:
         await call(guest, place)
     assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
     assert caught.value.filename
@@ -232,8 +228,7 @@ async def test_a_replaced_file_has_the_new_mode_and_old_readers_keep_the_old_one
             seen.append((await shell(guest, f"exec 3< {place}/file; touch {place}/open; sleep 1; cat <&3")).stdout)
 
         group.start_soon(hold)
-        while not await _there(guest, f"{place}/open"):
-            await anyio.sleep(0.05)
+        assert await settles(lambda: _there(guest, f"{place}/open"))
         await guest.write_file(f"{place}/file", b"new", mode=0o755)
     assert seen == [b"old"]
     assert (await guest.stat(f"{place}/file")).mode & 0o7777 == 0o755

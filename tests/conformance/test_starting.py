@@ -7,15 +7,15 @@ import hashlib
 import re
 
 import pytest
-from tests.conformance.candidates import Subject
-from tests.conformance.table import ENVIRONMENT, FOUND, HOSTNAME, ROOT_ENVIRONMENT
-from tests.support.machines import Machine, request, run, run_request, shell
 
 from agentkernel.drivers.contract import Guest
 from agentkernel.model.errors import Refused
 from agentkernel.model.execution import ExecRequest
 from agentkernel.model.spec import Rlimit
 from agentkernel.policy.environment import environment, exec_request
+from tests.conformance.candidates import Subject
+from tests.conformance.table import ENVIRONMENT, FOUND, HOSTNAME, ROOT_ENVIRONMENT
+from tests.support.machines import Machine, request, run, run_request, shell
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 

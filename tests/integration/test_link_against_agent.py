@@ -1,5 +1,5 @@
 """LinkGuest against the real agent, over a socketpair that stands for its descriptors 0 and 1."""
-# ruff: noqa: ASYNC220, ASYNC240  # a blocking call holds up nobody but the test
+# ruff: noqa: ASYNC220  # a blocking call holds up nobody but the test
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,16 +180,15 @@ async def shell(guest: Guest, script: str, **changes: object) -> Ran:
 
 async def processes_with(guest: Guest, mark: str) -> int:
     """How many processes in the sandbox have that word in their command line (the one that asks does not)."""
-    script = 'n=0; for f in /proc/[0-9]*/cmdline; do grep -aq "$MARK" "$f" 2>/dev/null && n=$((n+1)); done; echo $n'
+    script = 'printf "%s" "$MARK" | grep -alf - /proc/[0-9]*/cmdline 2>/dev/null | wc -l'
     return int((await shell(guest, script, env=(*ENVIRONMENT, b"MARK=" + mark.encode()))).text)
 
 
-async def settles(condition: object, *, within_s: float = 20.0) -> bool:
-    """Whether an async condition comes to hold in that time."""
-    assert callable(condition)
+async def settles(condition: Callable[[], Awaitable[bool]], *, within_s: float = 20.0) -> bool:
+    """Whether a condition, which nobody announces, comes to hold in that time."""
     with anyio.move_on_after(within_s):
-        while not await condition():
-            await anyio.sleep(0.1)
+        while not await condition():  # noqa: ASYNC110
+            await anyio.sleep(0.05)
         return True
     return False
 
