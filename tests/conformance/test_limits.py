@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import anyio
 import pytest
 
 from agentkernel.drivers.contract import Guest
 from agentkernel.engine.command import run_command
-from agentkernel.model.errors import AgentkernelError, Broken
+from agentkernel.model.errors import AgentkernelError
 from agentkernel.model.kinds import Feature
 from tests.conformance.candidates import Subject
 from tests.support.machines import Machine, processes_with, request, run, settles, shell
@@ -92,16 +93,16 @@ async def test_a_memory_bomb_ends_inside(small: Machine) -> None:
 
 @pytest.mark.behaviour("limits.memory-files")
 async def test_memory_full_of_files_ends_inside_and_is_free_again_with_them(small: Machine) -> None:
-    """Three file systems in memory, half of it each: whoever fills all of them has more than there is."""
-    script = "for at in /tmp /dev/shm /home/sandbox; do head -c 1000M /dev/zero > $at/bomb; done"
+    """Three file systems in memory, half of it each: whoever fills all of them has more than there is. What then runs
+    may crawl until its deadline, which still ends it."""
+    places = ("/tmp", "/dev/shm", "/home/sandbox")
+    script = "".join(f"head -c 1000M /dev/zero > {at}/bomb; " for at in places)
     with anyio.fail_after(SURVIVES_S):
-        try:
-            await run_command(small.guest, request("sh", "-c", script), timeout_s=50)
-            await small.guest.ping()
-            for at in ("/tmp", "/dev/shm", "/home/sandbox"):
+        await run_command(small.guest, request("sh", "-c", script), timeout_s=8)
+        await small.guest.ping()
+        for at in places:
+            with suppress(FileNotFoundError):
                 await small.guest.remove(f"{at}/bomb")
-        except Broken:
-            pytest.fail("the sandbox died of its own files")
     assert await settles(lambda: works(small.guest))
 
 
