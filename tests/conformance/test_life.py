@@ -18,6 +18,7 @@ from agentkernel.model.ids import Digest, new_sandbox_id
 from agentkernel.model.readiness import Identity
 from tests.conformance.candidates import Subject
 from tests.support.machines import Machine, alive, booted, request, run, settles, shell
+from tests.support.processes import naming
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -95,7 +96,7 @@ async def test_leaving_the_block_leaves_nothing_and_every_later_call_is_broken(s
         pids = [int(machine.birth.facts[name]) for name in ("pid", "supervisor_pid") if name in machine.birth.facts]
         assert all(map(alive, pids))
     assert not any(map(alive, pids))
-    assert not _named(machine.birth.id)
+    assert not naming(machine.birth.id)
     for left in machine.birth.directory.iterdir():
         assert not left.is_socket() or not _answers(left), left
     for call in (guest.ping(), guest.exec(request("true")), guest.read_file("/etc/hostname"), guest.refresh()):
@@ -158,19 +159,6 @@ async def test_a_killed_sandbox_breaks_every_call_at_once_and_reaping_it_is_fine
 
 async def _dead(pid: int) -> bool:
     return not alive(pid)
-
-
-def _named(sandbox: str) -> list[str]:
-    """Processes of the host that carry a sandbox's id."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes()
-        except OSError:
-            continue
-        if sandbox.encode() in line:
-            found.append(line.decode(errors="replace"))
-    return found
 
 
 def _answers(path: Path) -> bool:
