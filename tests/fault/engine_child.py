@@ -21,10 +21,11 @@ from agentkernel.model.errors import AgentkernelError
 from agentkernel.model.execution import ExecRequest
 from agentkernel.model.kinds import Mode
 from agentkernel.pool.events import HostLimits, Key, Limits
-from tests.support.machines import qemu_driver, qemu_spec, store_at
+from tests.support.machines import ENVIRONMENT, qemu_driver, qemu_spec, store_at
 
 TRUE = ExecRequest((b"/bin/true",), cwd="/")
-LITTLE_BYTES = 150_000
+LITTLE_BYTES = 80_000
+"""Enough for the journal's pages, not for an empty file system."""
 
 
 def say(**facts: object) -> None:
@@ -37,7 +38,7 @@ def say(**facts: object) -> None:
 async def engine_in(folder: Path) -> AsyncIterator[tuple[Engine, Key]]:
     """An engine whose journal and sandboxes lie in that folder."""
     store = store_at(folder)
-    driver, key = qemu_driver(store), Key(qemu_spec(store, memory_mib=192), Mode.NATIVE)
+    driver, key = qemu_driver(store), Key(qemu_spec(store, memory_mib=192, disk_mib=1024), Mode.NATIVE)
     async with Journal.open(folder / "journal.db") as journal:
         engine = Engine(
             drivers={(driver.backend, driver.vmm): driver},
@@ -65,6 +66,20 @@ async def attempt(engine: Engine, key: Key, step: str) -> None:
         say(step=step, code="lent", exit_code=outcome.exit_code)
 
 
+async def fill_under(engine: Engine, key: Key, filler: Path) -> None:
+    """Fill the disk below a sandbox that writes to its own."""
+    sandbox = await engine.lend(key)
+    _fill(filler)
+    write = ExecRequest((b"dd", b"if=/dev/zero", b"of=/scratch/x", b"bs=1M", b"count=20", b"conv=fsync"), ENVIRONMENT)
+    with anyio.move_on_after(30) as scope:
+        outcome = await run_command(sandbox.guest, write)
+        await sandbox.guest.ping()
+    filler.unlink()
+    answers = not scope.cancelled_caught
+    say(step="filled later", answers=answers, exit_code=outcome.exit_code if answers else 0)
+    engine.give_back(sandbox)
+
+
 def _left(engine: Engine) -> list[str]:
     return [path.name for path in engine._directory.iterdir()]
 
@@ -80,6 +95,7 @@ async def full_disk(folder: Path) -> None:
         await attempt(engine, key, "a little fits")
         filler.unlink()
         await attempt(engine, key, "all fits")
+        await fill_under(engine, key, filler)
 
 
 def _fill(path: Path) -> None:

@@ -55,9 +55,14 @@ async def until_it_runs(victim: Sandbox, caught: list[AgentkernelError], started
         caught.append(err)
 
 
-async def gone(engine: Engine, pids: dict[str, int], directory: Path) -> bool:
-    """Nothing is left of it."""
-    return not any(map(alive, pids.values())) and not directory.exists()
+async def ends(engine: Engine, lent: Sandbox, pids: dict[str, int], place: Path) -> bool:
+    """Whether nothing is left of it soon after it was given back."""
+    engine.give_back(lent)
+
+    async def gone() -> bool:
+        return not any(map(alive, pids.values())) and not (place / "sandboxes" / lent.id).exists()
+
+    return await settles(gone)
 
 
 async def test_a_killed_machine_breaks_its_own_command_and_nobody_elses(
@@ -82,12 +87,11 @@ async def test_a_killed_machine_breaks_its_own_command_and_nobody_elses(
     assert b"".join(ticks).split() == b"1 2 3 4 5 6 7 8".split()
     with pytest.raises(Broken):
         await run_command(victim.guest, request("/bin/true"))
-    engine.give_back(victim)
-    assert await settles(lambda: gone(engine, pids, place / "sandboxes" / victim.id))
+    assert await ends(engine, victim, pids, place)
     replacement = await engine.lend(key)
     assert (await run_command(replacement.guest, request("/bin/true"))).exit_code == 0
     await healthy(neighbour)
-    engine.give_back(replacement)
+    assert await ends(engine, replacement, processes_of(replacement.id), place)
 
 
 async def test_a_killed_supervisor_takes_its_machine_along(
@@ -102,8 +106,7 @@ async def test_a_killed_supervisor_takes_its_machine_along(
             await started.wait()
             os.kill(pids["supervisor"], signal.SIGKILL)
     assert [type(err) for err in caught] == [Broken]
-    engine.give_back(victim)
-    assert await settles(lambda: gone(engine, pids, place / "sandboxes" / victim.id))
+    assert await ends(engine, victim, pids, place)
     await healthy(neighbour)
 
 
@@ -121,8 +124,7 @@ async def test_a_machine_that_stops_is_noticed_and_breaks_its_own_command(
             os.kill(pids["program"], signal.SIGSTOP)
             await healthy(neighbour)
     assert [type(err) for err in caught] == [Broken]
-    engine.give_back(victim)
-    assert await settles(lambda: gone(engine, pids, place / "sandboxes" / victim.id))
+    assert await ends(engine, victim, pids, place)
     await healthy(neighbour)
 
 
