@@ -87,6 +87,19 @@ async def test_an_image_that_is_not_there_is_refused_and_leaves_nothing(subject:
             """Never reached."""
 
 
+@pytest.mark.behaviour("life.boot-cancelled")
+@pytest.mark.parametrize("after_s", [0.01, 0.2, 1.5])
+async def test_a_boot_that_is_cancelled_leaves_nothing(subject: Subject, after_s: float) -> None:
+    made = set(subject.place.iterdir())
+    began = time.monotonic()
+    with anyio.move_on_after(after_s) as scope:
+        async with subject.sandbox():
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert time.monotonic() - began < after_s + GONE_S
+    assert [pid for birth in set(subject.place.iterdir()) - made for pid in naming(birth.name) if alive(pid)] == []
+
+
 @pytest.mark.behaviour("life.left")
 async def test_leaving_the_block_leaves_nothing_and_every_later_call_is_broken(subject: Subject) -> None:
     async with subject.sandbox() as machine:

@@ -10,7 +10,7 @@ import pytest
 
 from agentkernel.drivers.contract import Guest
 from agentkernel.engine.command import run_command
-from agentkernel.model.errors import AgentkernelError
+from agentkernel.model.errors import AgentkernelError, Broken
 from agentkernel.model.kinds import Feature
 from tests.conformance.candidates import Subject
 from tests.support.machines import Machine, processes_with, request, run, settles, shell
@@ -110,3 +110,24 @@ async def test_memory_full_of_files_ends_inside_and_is_free_again_with_them(smal
 async def test_a_program_has_a_thousand_descriptors_and_no_more(small: Machine) -> None:
     script = "$n = 0; while (open($f[$n], '<', '/dev/null')) { $n++ } print $n + 3"
     assert (await run(small.guest, "perl", "-e", script)).text == "1024"
+
+
+@pytest.mark.behaviour("limits.console")
+async def test_a_flood_on_the_console_delays_nobody(subject: Subject, small: Machine) -> None:
+    flood = await small.guest.exec(request("sh", "-c", "exec cat /dev/zero > /dev/console", user="root"))
+    await anext(aiter(flood))
+    with anyio.fail_after(20):
+        for _ in range(20):
+            await small.guest.ping()
+        assert await works(small.guest)
+    await flood.kill()
+    assert [event async for event in flood]
+
+
+@pytest.mark.behaviour("limits.crash")
+async def test_a_crashed_kernel_is_noticed_at_once(subject: Subject, small: Machine) -> None:
+    """The last thing that happens to this sandbox."""
+    with anyio.fail_after(20), pytest.raises(Broken):
+        await shell(small.guest, "echo c > /proc/sysrq-trigger; sleep 1000", user="root")
+    with anyio.fail_after(1):
+        assert await small.guest.wait_broken()

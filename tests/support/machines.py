@@ -158,17 +158,18 @@ async def run(guest: Guest, *argv: str | bytes, stdin: bytes | None = None, **ch
 
 async def run_request(guest: Guest, wanted: ExecRequest, stdin: bytes | None = None) -> Ran:
     """The same, for a request that is made already."""
-    events: list[ExecEvent] = []
     with anyio.fail_after(COMMAND_S):
         process = await guest.exec(wanted)
+        if stdin is None:
+            return Ran([event async for event in process])
+        events: list[ExecEvent] = []
 
         async def feed() -> None:
-            await process.send_stdin(stdin or b"")
+            await process.send_stdin(stdin)
             await process.close_stdin()
 
         async with anyio.create_task_group() as group:
-            if stdin is not None:
-                group.start_soon(feed)
+            group.start_soon(feed)
             events.extend([event async for event in process])
     return Ran(events)
 
