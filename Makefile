@@ -11,7 +11,7 @@ export AGENTKERNEL_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 QUIET := --quiet
 
-.PHONY: run test test-deep check bench docs wheel native clean fuzz
+.PHONY: run test test-deep check bench docs wheel native test-tools clean
 .DEFAULT_GOAL := run
 
 # Standard output belongs to the command that runs in the sandbox; everything of ours goes to standard error.
@@ -19,10 +19,10 @@ run: native
 	@$(BIN)/agentkernel setup --for-command $(firstword $(CMD)) >&2
 	@$(BIN)/agentkernel run -- $(CMD)
 
-test: $(VENV)/.dev native
+test: $(VENV)/.dev native test-tools
 	$(BIN)/pytest -m "not deep" --require-driver=qemu
 
-test-deep: $(VENV)/.dev native
+test-deep: $(VENV)/.dev native test-tools
 	$(BIN)/pytest --hypothesis-profile=deep --require-driver=qemu
 
 check: $(VENV)/.dev
@@ -45,6 +45,9 @@ wheel: $(VENV)/.dev
 	@$(MAKE) -s -C guest agent-x86_64 agent-aarch64
 	@$(MAKE) -s -C host supervisor-x86_64 supervisor-aarch64
 	$(BIN)/python -m build --wheel
+
+test-tools:
+	@tools/test-tools.sh
 
 # The guest agent and the supervisor, for this machine: C, static, a second to build.
 native: $(VENV)/.installed $(VENV)/.compiler

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Orphans of a test become our children, so that they can be seen."""
+    """Orphans of a test become our children, so that they can be seen; temporary files go to a folder of our own."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ak-")
+    Path(os.environ["TMPDIR"]).chmod(0o711)  # other users, which some tests become, pass through
+
+
+def pytest_sessionfinish() -> None:
+    """Remove that folder."""
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
 
 
 def children_of_this_process() -> dict[int, str]:
@@ -68,16 +77,15 @@ def mounts() -> set[str]:
     return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
 
 
-def ours_in_shared_folders() -> set[str]:
-    """Names that only this project would leave where everybody writes."""
-    folders = [folder for folder in map(Path, ("/tmp", "/dev/shm", "/run")) if folder.is_dir()]
-    return {str(path) for folder in folders for path in folder.glob("agentkernel*")}
+def temporary_files() -> set[str]:
+    """What stands in the temporary folder, but for what pytest itself manages."""
+    return {path.name for path in Path(os.environ["TMPDIR"]).iterdir() if not path.name.startswith("pytest-of-")}
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a child process, a descriptor, a mount or a file."""
-    before = (set(children_of_this_process()), set(open_descriptors().items()), mounts(), ours_in_shared_folders())
+    before = (set(children_of_this_process()), set(open_descriptors().items()), mounts(), temporary_files())
     yield
     left = leftovers(before)
     deadline = time.monotonic() + SETTLE_S
@@ -94,7 +102,7 @@ def leftovers(before: tuple[set[int], set[tuple[int, str]], set[str], set[str]])
         "children": {pid: line for pid, line in children_of_this_process().items() if pid not in before[0]},
         "descriptors": {fd: to for fd, to in open_descriptors().items() if (fd, to) not in before[1]},
         "mounts": mounts() - before[2],
-        "files": ours_in_shared_folders() - before[3],
+        "files": temporary_files() - before[3],
     }
     now["descriptors"] = {fd: to for fd, to in now["descriptors"].items() if not to.startswith("/proc/")}
     return {what: found for what, found in now.items() if found}

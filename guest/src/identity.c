@@ -25,16 +25,18 @@ uint64_t identity_count(void)
 /* Clones of one template hold the same generator state: until this they return the same "random" bytes. */
 static void mix(const uint8_t *entropy)
 {
+    /* struct rand_pool_info with its array given a size */
     struct {
-        struct rand_pool_info head;
+        int entropy_count;
+        int buf_size;
         uint8_t bytes[ENTROPY_BYTES];
     } pool;
     int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
         return;
     memset(&pool, 0, sizeof pool);
-    pool.head.entropy_count = 8 * (int)ENTROPY_BYTES;
-    pool.head.buf_size = (int)ENTROPY_BYTES;
+    pool.entropy_count = 8 * (int)ENTROPY_BYTES;
+    pool.buf_size = (int)ENTROPY_BYTES;
     memcpy(pool.bytes, entropy, ENTROPY_BYTES);
     /* Without privilege the bytes still go in, uncounted. */
     if (ioctl(fd, RNDADDENTROPY, &pool) != 0 && write(fd, entropy, ENTROPY_BYTES) < 0)

@@ -149,6 +149,8 @@ int main(int argc, char **argv)
         init_machine();
     else
         syscall(SYS_close_range, 3u, ~0u, 0u);
+    if (place.run_directory)
+        mkdir(place.run_directory, 0755);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     raise_descriptor_limit();
     loop_prepare();

@@ -55,7 +55,7 @@ static void become(struct spawn *s)
 static void set_limits(struct spawn *s)
 {
     for (size_t i = 0; i < s->limit_count; i++)
-        if (setrlimit((__rlimit_resource_t)s->limits[i].resource, &s->limits[i].value) != 0) {
+        if (syscall(SYS_prlimit64, 0, s->limits[i].resource, &s->limits[i].value, NULL) != 0) {
             s->resource = s->limits[i].resource;
             fail(s, STEP_RLIMIT);
         }

@@ -27,10 +27,14 @@
 /* A hung-up port is looked at this often in case its wake-up was missed; the wake-up itself comes by epoll's edge. */
 #define RETRY_MS 100
 
+#define CLOSED_LOOKS 5
+
 enum sort { SORT_PORT, SORT_LISTENER, SORT_PIPE };
 
 static enum sort sort;
 static bool connected; /* there is a peer, as far as we know */
+static bool open_seen; /* a port: the kernel has agreed that the host side is open */
+static int closed_looks; /* a port: how often in a row it was found closed */
 static bool over;
 static bool readable;
 static bool vsock;
@@ -61,7 +65,7 @@ static void set_nonblocking(int fd)
 static void lost(void)
 {
     session_reset();
-    connected = readable = false;
+    connected = readable = open_seen = false;
     if (sort == SORT_LISTENER)
         loop_close(&input);
     if (sort == SORT_PIPE)
@@ -215,10 +219,15 @@ static void read_some(void)
     }
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
         readable = false;
+        open_seen = true;
         return;
     }
-    /* A virtio port reads 0 while the host side is closed, and stays a port. */
-    lost();
+    /* A virtio port reads 0 while the host side is closed, and stays a port. But data and the news that the host has opened it travel in
+     * different queues, so the first bytes can be here before it: then this is no end, and what they began must not be forgotten. */
+    if (sort == SORT_PORT && !open_seen)
+        connected = readable = false;
+    else
+        lost();
 }
 
 static int output_descriptor(void)
@@ -264,9 +273,12 @@ int transport_patience(void)
     if (sort == SORT_PORT && !connected) {
         struct pollfd port = {.fd = input.fd, .events = POLLIN};
         if (poll(&port, 1, 0) >= 0 && !(port.revents & POLLHUP)) {
-            connected = readable = true;
+            connected = readable = open_seen = true;
+            closed_looks = 0;
             return 0;
         }
+        if (++closed_looks == CLOSED_LOOKS)
+            session_reset(); /* who sent those first bytes has gone again */
         return RETRY_MS;
     }
     return readable && connected && input.fd >= 0 ? 0 : -1;

@@ -65,7 +65,7 @@ class Ended(NamedTuple):
     what: str
 
 
-class LinkClosed(Exception):
+class LinkClosedError(Exception):
     """The agent closed the stream."""
 
 
@@ -79,6 +79,7 @@ class Peer:
         self.tag = b""
         self.next_channel = 1
         self.stray: list[Frame] = []
+        self.environment: dict[str, str] = {}
 
     def send(self, raw: bytes) -> None:
         self.sock.sendall(raw)
@@ -92,7 +93,7 @@ class Peer:
     def fill(self) -> None:
         got = self.sock.recv(1 << 16)
         if not got:
-            raise LinkClosed
+            raise LinkClosedError
         self.buffer += got
 
     def attach(self, epoch: bytes | None = None) -> bytes:
@@ -174,7 +175,7 @@ class Peer:
         part_bytes: int = PAYLOAD_MOST_BYTES,
     ) -> int:
         """Sends EXEC (after PARTs, when it is long) on a new channel."""
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin"} if env is None else env
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", **self.environment} if env is None else env
         limits = list(rlimits)
         request = u32(flags) + u32(0) + u32(0) + texts(argv)
         request += texts([f"{name}={value}" for name, value in environment.items()]) + text(cwd) + text(user)

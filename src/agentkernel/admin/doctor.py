@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
-
+from agentkernel.drivers.contract import Driver
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.images.store import Store
 from agentkernel.model.readiness import Readiness
 
 
-def verdicts() -> dict[str, dict[str, Any]]:
-    """Driver name to the fields of its `Readiness`. Boots a small machine where no verdict is kept yet."""
-    store = Store(os.environ)
+@contextmanager
+def _drivers(store: Store) -> Iterator[dict[str, Driver]]:
+    """Every driver by the word that a user knows it by; what their trials need is gone with the block."""
     trials = Path(tempfile.mkdtemp(prefix="agentkernel-doctor-"))
     try:
-        driver = QemuDriver(store, Verdicts(store.data / "readiness", trials))
-        return {"qemu": _fields(anyio.run(driver.probe))}
+        yield {"qemu": QemuDriver(store, Verdicts(store.data / "readiness", trials))}
     finally:
         shutil.rmtree(trials, ignore_errors=True)
 
 
-def _fields(verdict: Readiness) -> dict[str, Any]:
+async def examine(store: Store) -> dict[str, Readiness]:
+    """Driver to verdict. Boots a small machine where no verdict is kept yet."""
+    with _drivers(store) as drivers:
+        return {name: await driver.probe() for name, driver in drivers.items()}
+
+
+def fields(verdict: Readiness) -> dict[str, Any]:
+    """A verdict as JSON would have it; empty texts stay."""
     return {
         "usable": verdict.usable,
         "isolation": verdict.isolation and str(verdict.isolation),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentkernel.admin.console import Console, human_bytes
+from agentkernel.admin.doctor import examine
 from agentkernel.images.manifest import disk_bytes
 from agentkernel.images.store import Store
 
@@ -47,6 +48,9 @@ async def setup(
         digest = await store.ensure(runtime, console.step)
         path = await store.root(digest)
         console.done(f"image {runtime}", human_bytes(disk_bytes(path)))
+    console.step("trial", "boot a small machine")
+    for name, verdict in (await examine(store)).items():
+        console.done("trial", f"{name}: {verdict.isolation if verdict.usable else verdict.reason}")
 
 
 async def check(store: Store, console: Console) -> bool:

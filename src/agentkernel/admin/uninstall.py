@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agentkernel.images import namespace
 from agentkernel.images.manifest import disk_bytes
+from agentkernel.images.shelf import TAG
 from agentkernel.images.store import Store
 from agentkernel.model.errors import AgentkernelError, Refused
 
@@ -21,27 +22,42 @@ class Made:
 
 
 def all_we_made(store: Store) -> list[Made]:
-    """The folders that exist: nothing is written outside of them."""
+    """The folders that exist: nothing is written outside of them.
+
+    Raises:
+        Refused: a variable names a folder that we did not make.
+    """
     places = (
         (store.data, "images, kernels, tools, templates, downloaded packages"),
         (store.state, "configuration, recipes, socket, journal, logs"),
     )
-    return [Made(path, what, disk_bytes(path)) for path, what in places if path.is_dir()]
+    found = [Made(path, what, disk_bytes(path)) for path, what in places if path.is_dir()]
+    for made in found:
+        if not _is_ours(made.path):
+            raise Refused(
+                f"{made.path} does not look like a folder that agentkernel made",
+                hint="look at AGENTKERNEL_DATA and AGENTKERNEL_HOME; what is ours there has to be removed by hand",
+            )
+    return found
+
+
+def _is_ours(path: Path) -> bool:
+    """It carries our tag, or our name."""
+    if path.is_symlink() or path in (Path("/"), Path.home()):
+        return False
+    return "agentkernel" in path.name or (path / TAG).is_file()
 
 
 async def remove(made: Made) -> int:
     """Remove one of them; returns the bytes freed.
 
     Raises:
-        Refused: it is not a folder that we could have made.
         AgentkernelError: something in it could not be removed.
     """
-    if made.path in (Path("/"), Path.home()) or made.path.is_symlink():
-        raise Refused(f"{made.path} is not removed", hint="look at AGENTKERNEL_DATA and AGENTKERNEL_HOME")
     await namespace.remove(made.path)
     if made.path.exists():
         raise AgentkernelError(
             f"{made.path} could not be removed completely",
-            hint="does the daemon still run, or does root own files in it?",
+            hint="does the daemon still run, or are there files of root?",
         )
     return made.size_bytes

@@ -14,6 +14,7 @@ import click
 from agentkernel.admin import setup as setting_up
 from agentkernel.admin import uninstall as uninstalling
 from agentkernel.admin.console import Console, human_bytes
+from agentkernel.cli.hot import runtime_of
 from agentkernel.images.store import Store
 from agentkernel.model.errors import DOORS, AgentkernelError, code_of
 
@@ -49,9 +50,12 @@ def admin() -> None:
 @click.argument("runtimes", nargs=-1)
 @click.option("--verify", is_flag=True, help="Read everything that is there and compare it with its digest.")
 @click.option("--fresh", is_flag=True, help="Make all of it anew, to get the packages' updates.")
+@click.option("--for-command", metavar="WORD", help="The runtime that `run` would choose for that command.")
 @_command
-async def setup(runtimes: tuple[str, ...], verify: bool, fresh: bool) -> None:
+async def setup(runtimes: tuple[str, ...], verify: bool, fresh: bool, for_command: str | None) -> None:
     """Find or make all that a first command needs. RUNTIMES: images to build, base and python unless given."""
+    if for_command is not None:
+        runtimes += (runtime_of(for_command),)
     await setting_up.setup(Store(), Console(), runtimes or setting_up.DEFAULT_RUNTIMES, verify=verify, fresh=fresh)
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import anyio
 import click
 
 from agentkernel import __version__
@@ -58,7 +59,7 @@ def start(*, foreground: bool) -> None:
     """Start the daemon; one that runs already is fine."""
     if foreground:
         os.execv(sys.executable, [sys.executable, "-m", "agentkernel.daemon", "--foreground"])  # noqa: S606
-    start_daemon()
+    start_daemon(socket_path())
     click.echo(f"listening at {socket_path()}")
 
 
@@ -72,7 +73,7 @@ def stop() -> None:
 def restart() -> None:
     """Stop the daemon, then start one of this version."""
     stop_daemon(socket_path())
-    start_daemon()
+    start_daemon(socket_path())
     click.echo(f"listening at {socket_path()}")
 
 
@@ -117,9 +118,10 @@ def logs(*, lines: int, follow: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 def doctor(*, as_json: bool) -> None:
     """Say for each driver whether it works here, how strong it isolates, and what to do if not."""
-    from agentkernel.admin.doctor import verdicts
+    from agentkernel.admin.doctor import examine, fields
+    from agentkernel.images.store import Store
 
-    found = verdicts()
+    found = {name: fields(verdict) for name, verdict in anyio.run(examine, Store()).items()}
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -125,8 +125,13 @@ def parse(arguments: list[str]) -> Options:
     if not rest:
         raise Failure("no command given", USAGE)
     options.command = rest
-    options.runtime = options.runtime or RUNTIMES.get(os.path.basename(rest[0]), "base")
+    options.runtime = options.runtime or runtime_of(rest[0])
     return options
+
+
+def runtime_of(program: str) -> str:
+    """The runtime that has this program."""
+    return RUNTIMES.get(os.path.basename(program), "base")
 
 
 def apply_flag(options: Options, name: str, value: str) -> None:
@@ -219,7 +224,3 @@ def hint_at_missing_file(command: list[str]) -> None:
         if not word.startswith(("-", "/")) and os.path.isfile(word):
             complain(f"{word} is in this folder, not in the sandbox", "add --dir . to copy the folder into /workspace")
             return
-
-
-if __name__ == "__main__":
-    sys.exit(main())

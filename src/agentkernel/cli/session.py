@@ -220,7 +220,7 @@ def connected(path: str) -> socket.socket:
     except (FileNotFoundError, ConnectionRefusedError):
         from agentkernel.cli.starting import start_daemon
 
-        start_daemon()
+        start_daemon(path)
         try:
             connection.connect(path)
         except OSError as err:

@@ -5,20 +5,46 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 from agentkernel import __version__
 from agentkernel.cli.hot import Failure, complain
 
 START_TIMEOUT_S = 30.0
+RETRY_S = 0.05
 STOP_TIMEOUT_S = 8.0
 
 
-def start_daemon() -> None:
-    """Start `python -m agentkernel.daemon` in a session of its own; returns once it listens.
+def start_daemon(path: str) -> None:
+    """Returns once a daemon listens at `path`: ours, or that of somebody who was quicker.
 
     Raises:
         Failure: it did not come up; the message is the daemon's own.
     """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        said = _start()
+        if not said or (said.get("code") == "busy" and answers(path)):
+            return
+        # Busy without an answer: an older one is on its way out and still holds the lock.
+        if said.get("code") != "busy" or time.monotonic() > deadline:
+            message = said.get("message", "the daemon did not start")
+            raise Failure(str(message), str(said.get("hint") or "see: agentkernel daemon start --foreground"))
+        time.sleep(RETRY_S)
+
+
+def answers(path: str) -> bool:
+    """Whether somebody accepts connections there."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def _start() -> dict[str, object]:
+    """Start `python -m agentkernel.daemon` in a session of its own; what it says against it, empty when it listens."""
     ready, ready_write = os.pipe()
     try:
         subprocess.Popen(
@@ -35,12 +61,9 @@ def start_daemon() -> None:
     with open(ready, "rb") as pipe:
         verdict = pipe.read().decode()
     if verdict.startswith("ready"):
-        return
-    said = json.loads(verdict) if verdict.startswith("{") else {}
-    if said.get("code") == "busy":
-        return  # another one was quicker; it serves us as well
-    message = said.get("message", "the daemon did not start")
-    raise Failure(str(message), str(said.get("hint") or "see: agentkernel daemon start --foreground"))
+        return {}
+    said: dict[str, object] = json.loads(verdict) if verdict.startswith("{") else {"message": "the daemon died"}
+    return said
 
 
 def replace_other_version(path: str, hello: dict[str, object]) -> None:

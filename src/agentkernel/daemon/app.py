@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -18,10 +17,10 @@ import anyio
 import anyio.abc
 
 from agentkernel import __version__
-from agentkernel.daemon.connection import Connection
-from agentkernel.daemon.listener import check_peer, listening, locked
+from agentkernel.daemon.listener import listening, locked
 from agentkernel.daemon.logs import log_to
 from agentkernel.daemon.places import Places, places, prepare
+from agentkernel.daemon.server import accepting
 from agentkernel.daemon.service import Service
 from agentkernel.daemon.settings import load_config
 from agentkernel.drivers.qemu import QemuDriver
@@ -29,15 +28,14 @@ from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.engine.engine import Engine
 from agentkernel.images.store import Store
 from agentkernel.journal import Journal
-from agentkernel.model.errors import AgentkernelError, Denied, code_of
+from agentkernel.model.errors import AgentkernelError, code_of
 from agentkernel.policy.config import Config
 from agentkernel.pool.events import HostLimits
-from agentkernel.protocol.codec import encode_reply, error_reply
 
 log = logging.getLogger(__name__)
 
-FAREWELL_S = 0.2
-"""How long connections may take to read their last replies when the daemon ends."""
+LAST_REPLIES_S = 0.1
+"""How long those who were answered by the end of their sandbox have to get that answer."""
 
 
 def main() -> int:
@@ -51,8 +49,11 @@ def main() -> int:
     try:
         home = places(os.environ)
         prepare(home.home)
-        config = load_config(home.config, os.environ)
+        loaded = load_config(home.config, os.environ)
+        config = loaded.config
         log_to(None if options.foreground else home.log, as_json=config.daemon.log_format == "json")
+        for warning in loaded.warnings:
+            log.warning("configuration", extra={"warning": warning})
         with locked(home):
             anyio.run(serve, home, config, ready)
     except AgentkernelError as err:
@@ -94,65 +95,36 @@ async def serve(home: Places, config: Config, ready: Readiness) -> None:
         max_booting=max(1, os.cpu_count() or 1),
         max_age_s=config.pool.max_age_s,
     )
-    with listening(home.socket) as listener:
-        async with Journal.open(home.journal) as journal:
-            engine = Engine(
-                drivers={(driver.backend, driver.vmm): driver},
-                journal=journal,
-                directory=home.sandboxes,
-                limits=limits,
-                queue_timeout_s=config.pool.queue_timeout_s,
-                lease_ttl_s=config.pool.lease_ttl_s,
-            )
-            async with engine.running():
-                service = Service(engine, store, config, home)
-                async with service.running():
-                    await _serve_until_stopped(listener, service, config, ready)
+    async with Journal.open(home.journal) as journal:
+        engine = Engine(
+            drivers={(driver.backend, driver.vmm): driver},
+            journal=journal,
+            directory=home.sandboxes,
+            limits=limits,
+            queue_timeout_s=config.pool.queue_timeout_s,
+            lease_ttl_s=config.pool.lease_ttl_s,
+        )
+        async with engine.running():
+            service = Service(engine, store, config, home)
+            async with service.running(), anyio.create_task_group() as group:
+                await _serve_until_stopped(service, home, config, ready, group)
     log.info("stopped")
 
 
-async def _serve_until_stopped(listener: socket.socket, service: Service, config: Config, ready: Readiness) -> None:
-    with _stopping_signals(service.stopping):
-        async with anyio.create_task_group() as group:
-            group.start_soon(service.fill)
-            accepting = anyio.CancelScope()
-            group.start_soon(_accept, listener, accepting, service, config.daemon.line_cap_bytes)
-            group.start_soon(_stop_when_idle, service, config.daemon.idle_exit_s)
+async def _serve_until_stopped(
+    service: Service, home: Places, config: Config, ready: Readiness, group: anyio.abc.TaskGroup
+) -> None:
+    """Serve; then close the door, end every sandbox (which answers whoever waits for one), and hang up."""
+    with listening(home.socket) as listener, _stopping_signals(service.stopping):
+        group.start_soon(service.fill)
+        group.start_soon(_stop_when_idle, service, config.daemon.idle_exit_s)
+        async with accepting(listener, service, group, line_cap_bytes=config.daemon.line_cap_bytes):
             log.info("listening", extra={"pid": os.getpid(), "version": __version__})
             ready.reached()
             await service.stopping.wait()
-            accepting.cancel()
-            await anyio.sleep(FAREWELL_S if service.active else 0)
-            group.cancel_scope.cancel()
-
-
-async def _accept(listener: socket.socket, accepting: anyio.CancelScope, service: Service, line_cap_bytes: int) -> None:
-    """Serve each client in a task of its own, until `accepting` is cancelled and all are gone."""
-    loop = asyncio.get_running_loop()
-    async with anyio.create_task_group() as clients:
-        with accepting:
-            while True:
-                try:
-                    client, _ = await loop.sock_accept(listener)
-                except OSError as err:
-                    # Out of descriptors, most likely: those who are connected go on, and this passes.
-                    log.warning("cannot accept", extra={"reason": str(err)})
-                    await anyio.sleep(0.1)
-                else:
-                    clients.start_soon(_serve_client, client, service, line_cap_bytes)
-
-
-async def _serve_client(client: socket.socket, service: Service, line_cap_bytes: int) -> None:
-    with client:
-        client.setblocking(False)
-        try:
-            check_peer(client)
-            await Connection(client, service, line_cap_bytes=line_cap_bytes).serve()
-        except Denied as err:
-            log.warning("refused a peer", extra={"reason": err.message})
-            await asyncio.get_running_loop().sock_sendall(client, encode_reply(error_reply(err)))
-        except Exception:
-            log.exception("a connection failed")
+    await service.drain()
+    await anyio.sleep(LAST_REPLIES_S)
+    group.cancel_scope.cancel()
 
 
 async def _stop_when_idle(service: Service, idle_exit_s: float) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import secrets
+import shutil
 import socket
 from pathlib import Path
 
@@ -17,7 +18,6 @@ import anyio.abc
 
 from agentkernel.daemon.listener import check_peer
 from agentkernel.daemon.places import SOCKET_PATH_LIMIT
-from agentkernel.drivers.contract import Guest
 from agentkernel.engine.command import run_command
 from agentkernel.engine.leases import Lease, Leases
 from agentkernel.model.errors import AgentkernelError
@@ -41,6 +41,10 @@ class GuestDoor:
     def __init__(self, directory: Path, leases: Leases) -> None:
         self._directory = directory
         self._leases = leases
+
+    def clear(self) -> None:
+        """Remove the sockets that a crash left; leases do not outlive their daemon."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def open(self, lease: Lease, group: anyio.abc.TaskGroup) -> Path | None:
         """Listen for that lease until it ends; None where the path would be too long for a socket."""
@@ -99,21 +103,22 @@ class GuestDoor:
 
     async def _answer(self, request: GuestRequest, lease: Lease) -> GuestReply:
         try:
-            with self._leases.used(lease.id) as sandbox:
+            with self._leases.used(lease.id):
                 if isinstance(request, guest_json.Shutdown):
                     self._leases.end(lease.id)
                     return GuestReply(id=request.id, exit_code=0)
-                return await answer(request, sandbox.guest)
+                return await answer(request, lease)
         except (AgentkernelError, OSError) as err:
             return GuestReply(id=request.id, error=str(err))
 
 
-async def answer(request: GuestRequest, guest: Guest) -> GuestReply:
+async def answer(request: GuestRequest, lease: Lease) -> GuestReply:
     """Carry one request out in the sandbox."""
+    guest = lease.sandbox.guest
     done = GuestReply(id=request.id, exit_code=0)
     match request:
         case guest_json.Run():
-            return await _run(request, guest)
+            return await _run(request, lease)
         case guest_json.Ping():
             await guest.ping()
             return done
@@ -133,7 +138,7 @@ async def answer(request: GuestRequest, guest: Guest) -> GuestReply:
             return guest_json.unsupported(request, "terminals are not part of this version; use run")
 
 
-async def _run(request: guest_json.Run, guest: Guest) -> GuestReply:
+async def _run(request: guest_json.Run, lease: Lease) -> GuestReply:
     stdout, stderr = Capture(), Capture()
 
     def keep(event: Started | Stdout | Stderr) -> None:
@@ -142,8 +147,14 @@ async def _run(request: guest_json.Run, guest: Guest) -> GuestReply:
         elif isinstance(event, Stderr):
             stderr.feed(event.data)
 
-    command = exec_request(request.command, env=request.env, cwd=request.cwd or "")
-    outcome = await run_command(guest, command, sink=keep)
+    spec = lease.spec
+    command = exec_request(
+        request.command,
+        env={**spec.env, **(request.env or {})},
+        cwd=request.cwd or spec.cwd,
+        user=spec.user,
+    )
+    outcome = await run_command(lease.sandbox.guest, command, sink=keep)
     problem = f"agentkernel: {outcome.problem}\n" if outcome.problem else ""
     return GuestReply(
         id=request.id, exit_code=outcome.exit_code, stdout=stdout.text().text, stderr=problem + stderr.text().text

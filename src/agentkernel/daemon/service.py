@@ -6,28 +6,30 @@ import logging
 import os
 import posixpath
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
 from msgspec import UNSET, UnsetType
 
 from agentkernel import __version__
+from agentkernel.daemon.builds import Builds, Images, Tell
 from agentkernel.daemon.guest_door import GuestDoor
 from agentkernel.daemon.places import Places
 from agentkernel.drivers.contract import Process
 from agentkernel.engine.command import Outcome, Sink, run_command
 from agentkernel.engine.engine import Engine
+from agentkernel.engine.groups import task_group
 from agentkernel.engine.sandbox import Sandbox
 from agentkernel.engine.timings import Stage
 from agentkernel.model.errors import Refused
 from agentkernel.model.execution import Started, Stderr, Stdout
-from agentkernel.model.ids import Digest, LeaseId
+from agentkernel.model.ids import LeaseId
 from agentkernel.model.kinds import Feature, Mode
-from agentkernel.model.spec import BootSpec
+from agentkernel.model.spec import BootSpec, LeaseSpec
 from agentkernel.policy.admission import Admitted, Offer, Wish, admit
 from agentkernel.policy.config import Config
 from agentkernel.policy.environment import CWD, exec_request
@@ -47,28 +49,13 @@ FILL_DELAY_S = 1.0
 """How long the first fill stands back: a daemon is mostly started by somebody who waits for a boot of another key."""
 PROTOCOL_VERSION = 1
 
-Tell = Callable[[str], Awaitable[None]]
-"""Called with one line for a person, while something long goes on."""
-
-
-class Images(Protocol):
-    """What the daemon needs of `images`."""
-
-    def resolve(self, runtime: str) -> Digest:
-        """The digest of a runtime's image, built or not. Raises NotFound."""
-
-    def is_built(self, runtime: str) -> bool:
-        """Whether that image is there."""
-
-    async def ensure(self, runtime: str, progress: Callable[..., None] | None = None) -> Digest:
-        """The digest of a runtime's image, which is built first when it is missing."""
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a command runs, and what a reply says about it."""
+    """Where a command runs, with what its lease says of every command there, and what a reply says about it."""
 
     sandbox: Sandbox
+    defaults: LeaseSpec = field(default_factory=LeaseSpec)
 
     def facts(self) -> dict[str, Any]:
         """The reply fields `backend`, `vmm`, `isolation`, `warm`."""
@@ -93,17 +80,23 @@ class Service:
         self.stopping = anyio.Event()
         self.last_used_s = time.monotonic()
         self._engine = engine
-        self._images = images
+        self._builds = Builds(images)
         self._config = config
         self._door = GuestDoor(home.home / "guest", engine.leases)
         self._doors: anyio.abc.TaskGroup | None = None
+        self._filled: set[Key] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve the leases' sockets for the length of a block."""
-        async with anyio.create_task_group() as self._doors:
+        """Build images and serve the leases' sockets for the length of a block."""
+        self._door.clear()
+        async with self._builds.running(), task_group() as self._doors:
             yield
             self._doors.cancel_scope.cancel()
+
+    async def drain(self) -> None:
+        """End every sandbox; whoever uses one or waits for one is told."""
+        await self._engine.drain()
 
     @property
     def active(self) -> bool:
@@ -177,7 +170,7 @@ class Service:
         spec = BootSpec(
             backend=admitted.backend,
             runtime=runtime,
-            image=await self._built(runtime, tell),
+            image=await self._builds.ensure(runtime, tell),
             vmm=admitted.vmm,
             vcpus=resources.vcpus,
             memory_mib=resources.memory_mb,
@@ -186,40 +179,18 @@ class Service:
         )
         warm = warm_range(mode, runtime, min_warm=pool.min_warm, max_warm=pool.max_warm)
         key = Key(spec, mode)
-        self._engine.configure(key, Limits(warm.min_warm, warm.max_warm), fill=fill)
+        if fill:
+            self._filled.add(key)
+        self._engine.configure(key, Limits(warm.min_warm, warm.max_warm), fill=key in self._filled)
         return key
-
-    async def _built(self, runtime: str, tell: Tell | None) -> Digest:
-        """The runtime's image; on first use it is built, and whoever listens is told how far that is."""
-        if self._images.is_built(runtime) or tell is None:
-            return await self._images.ensure(runtime)
-        send, receive = anyio.create_memory_object_stream[str](8)
-        said = ""
-
-        def progress(stage: str, detail: str, done_bytes: int | None = None, total_bytes: int | None = None) -> None:
-            nonlocal said
-            line = f"{stage}: {detail}"
-            if line != said and send.statistics().current_buffer_used < 8:
-                said = line
-                send.send_nowait(line)
-
-        async def pass_on() -> None:
-            async for line in receive:
-                await tell(line)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(pass_on)
-            with send:
-                digest = await self._images.ensure(runtime, progress)
-        return digest
 
     @asynccontextmanager
     async def placed(self, request: requests.Run, tell: Tell | None = None) -> AsyncIterator[Place]:
         """The lease that the request names, else a fresh sandbox that ends with the block."""
         self.last_used_s = time.monotonic()
         if request.sandbox:
-            with self._engine.leases.used(LeaseId(request.sandbox)) as sandbox:
-                yield Place(sandbox)
+            with self._engine.leases.used(LeaseId(request.sandbox)) as lease:
+                yield Place(lease.sandbox, lease.spec)
             return
         admitted = await self._admit(wish_of(request))
         sandbox = await self._engine.lend(await self._key(admitted, request.runtime, request.compatibility_mode, tell))
@@ -243,9 +214,9 @@ class Service:
         stdin = given(request.stdin)
         command = exec_request(
             request.command,
-            env=request.env,
-            cwd=request.cwd,
-            user=request.user,
+            env={**place.defaults.env, **request.env},
+            cwd=request.cwd or place.defaults.cwd,
+            user=request.user or place.defaults.user,
             stdin=stdin is not None or on_process is not None,
         )
         guest = place.sandbox.guest
@@ -301,9 +272,9 @@ class Service:
     async def put_archive(self, request: requests.ArchivePut, chunks: AsyncIterator[bytes]) -> int:
         """Extract a tar stream in a lease's sandbox; the number of its members."""
         self.last_used_s = time.monotonic()
-        with self._engine.leases.used(LeaseId(request.id)) as sandbox:
+        with self._engine.leases.used(LeaseId(request.id)) as lease:
             try:
-                return await sandbox.guest.put_archive(request.path, chunks, owner=request.owner)
+                return await lease.sandbox.guest.put_archive(request.path, chunks, owner=request.owner)
             except OSError as err:
                 raise Refused(
                     f"the archive cannot be extracted: {err.strerror}: {err.filename}",
@@ -315,7 +286,8 @@ class Service:
     async def _acquire(self, request: requests.Acquire) -> replies.Acquired:
         admitted = await self._admit(wish_of(request))
         key = await self._key(admitted, request.runtime, request.compatibility_mode, None)
-        lease = await self._engine.acquire(key)
+        spec = LeaseSpec(request.env, request.cwd, request.user)
+        lease = await self._engine.acquire(key, spec)
         await lease.sandbox.guest.refresh()
         path = self._door.open(lease, self._doors) if self._doors is not None else None
         return replies.Acquired(
@@ -339,7 +311,7 @@ class Service:
         for mode in map(Mode, self._config.pool.prewarm):
             runtime = PRESETS[mode].runtime
             try:
-                if self._images.is_built(runtime):
+                if self._builds.is_built(runtime):
                     await self._key(await self._admit(Wish(runtime)), runtime, mode, None, fill=True)
             except Refused as err:
                 log.warning("cannot prewarm", extra={"mode": str(mode), "reason": err.message})

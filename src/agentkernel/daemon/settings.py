@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from agentkernel.model.errors import Refused
-from agentkernel.policy.config import Config
-from agentkernel.policy.layers import load
-
-log = logging.getLogger(__name__)
+from agentkernel.policy.layers import Loaded, load
 
 
-def load_config(path: Path, environ: Mapping[str, str]) -> Config:
-    """The configuration of this daemon; a file that is not there is an empty one.
+def load_config(path: Path, environ: Mapping[str, str]) -> Loaded:
+    """The configuration of this daemon, and what its user should know of it; a file that is not there is an empty one.
 
     Raises:
         Refused: the file is no TOML, or holds what is not known or not allowed; the message names it.
@@ -26,7 +22,4 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
         user = {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise Refused(f"{path} is no TOML: {err}", hint="mend that line, or move the file away") from err
-    loaded = load(user=user, environ=environ, user_file=str(path))
-    for warning in loaded.warnings:
-        log.warning("configuration", extra={"warning": warning})
-    return loaded.config
+    return load(user=user, environ=environ, user_file=str(path))

@@ -9,6 +9,7 @@ import anyio
 from agentkernel.daemon.service import Place, Service, optional
 from agentkernel.drivers.contract import Process
 from agentkernel.engine.command import Outcome, Output
+from agentkernel.engine.groups import task_group
 from agentkernel.model.errors import Busy, Refused
 from agentkernel.model.execution import Started, Stdout
 from agentkernel.protocol import replies, requests
@@ -34,6 +35,7 @@ class Stream:
         self._process: Process | None = None
         self._begun = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._cancelled = False
         self._post, self._posted = anyio.create_memory_object_stream[Input](MOST_POSTED)
 
     def grant(self, count: int) -> None:
@@ -71,6 +73,8 @@ class Stream:
             case requests.ExecSignal(signal=number):
                 await self._process.signal(number)
             case requests.ExecCancel():
+                self._cancelled = True
+                self._granted.set()
                 await self._process.kill()
 
     async def run(self, service: Service) -> None:
@@ -99,7 +103,7 @@ class Stream:
         )
 
     async def _run_in(self, service: Service, place: Place) -> Outcome:
-        async with anyio.create_task_group() as group:
+        async with task_group() as group:
 
             def begin(process: Process) -> None:
                 self._process = process
@@ -118,9 +122,11 @@ class Stream:
         if isinstance(event, Started):
             await self._send(replies.Started(request_id=request_id, pid=event.pid, **place.facts()))
             return
-        while self._credit <= 0:
+        while self._credit <= 0 and not self._cancelled:
             self._granted = anyio.Event()
             await self._granted.wait()
+        if self._cancelled:
+            return  # nobody waits for it, and without credit `exit` would wait behind it
         self._credit -= len(event.data)
         kind = replies.Stdout if isinstance(event, Stdout) else replies.Stderr
         await self._send(kind(request_id=request_id, data=event.data))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import anyio
 
 from agentkernel.drivers.contract import Guest, Process
+from agentkernel.engine.groups import task_group
 from agentkernel.engine.timings import Stage, Timings
 from agentkernel.model.errors import Broken, NotFound, Refused
 from agentkernel.model.execution import ExecRequest, Exited, NotStarted, Started, Stderr, Stdout
@@ -91,14 +92,12 @@ async def run_command(
     watch = _Watch(anyio.Event())
     ended: Exited | NotStarted | None = None
     try:
-        async with anyio.create_task_group() as group:
+        async with task_group() as group:
             group.start_soon(_guard, process, watch, timeout_s)
             if request.stdin and on_process is None:
                 group.start_soon(_send_all, process, stdin)
             ended = await _pump(process, watch, sink, began, timings)
             group.cancel_scope.cancel()
-    except BaseExceptionGroup as errors:
-        raise _first_of(errors) from errors
     finally:
         if ended is None:
             with anyio.move_on_after(KILL_GRACE_S, shield=True), contextlib.suppress(Broken):
@@ -177,10 +176,3 @@ def _not_started(failure: NotStarted) -> Outcome:
     if subject == "user":
         raise Refused(f"no program can run as user {name!r} in this sandbox: {reason}", hint="use sandbox or root")
     raise Refused(f"the program could not be started: {failure.what}: {reason}")
-
-
-def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -24,6 +24,7 @@ from agentkernel.model.errors import Busy
 from agentkernel.model.ids import LeaseId, SandboxId, new_sandbox_id
 from agentkernel.model.kinds import Backend, Vmm
 from agentkernel.model.readiness import Readiness
+from agentkernel.model.spec import LeaseSpec
 from agentkernel.pool.events import (
     Asked,
     Boot,
@@ -211,9 +212,9 @@ class Engine:
 
     # --- leases -------------------------------------------------------------------------------------------------------
 
-    async def acquire(self, key: Key) -> Lease:
+    async def acquire(self, key: Key, spec: LeaseSpec | None = None) -> Lease:
         """Lend under a name: the lease lives until `release`, or until nobody used it for its time to live."""
-        return self.leases.add(await self.lend(key))
+        return self.leases.add(await self.lend(key), spec or LeaseSpec())
 
     def release(self, lease: LeaseId) -> None:
         """End a lease and its sandbox; an unknown one is fine."""

@@ -13,6 +13,7 @@ import anyio
 from agentkernel.engine.sandbox import Sandbox
 from agentkernel.model.errors import NotFound
 from agentkernel.model.ids import LeaseId, new_lease_id
+from agentkernel.model.spec import LeaseSpec
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +23,14 @@ class Lease:
     """One caller's right to one sandbox.
 
     Attributes:
+        spec: what holds for every command that does not say otherwise.
         users: how many requests use it right now; it does not expire meanwhile.
         used_s: monotonic time of its last use.
     """
 
     id: LeaseId
     sandbox: Sandbox
+    spec: LeaseSpec
     used_s: float
     users: int = 0
 
@@ -45,9 +48,9 @@ class Leases:
         self._leases: dict[LeaseId, Lease] = {}
         self._on_end: dict[LeaseId, list[Callable[[], None]]] = {}
 
-    def add(self, sandbox: Sandbox) -> Lease:
+    def add(self, sandbox: Sandbox, spec: LeaseSpec) -> Lease:
         """A new lease of a sandbox that was just lent."""
-        lease = Lease(new_lease_id(), sandbox, time.monotonic())
+        lease = Lease(new_lease_id(), sandbox, spec, time.monotonic())
         self._leases[lease.id] = lease
         return lease
 
@@ -64,7 +67,7 @@ class Leases:
         return lease
 
     @contextmanager
-    def used(self, lease_id: LeaseId) -> Iterator[Sandbox]:
+    def used(self, lease_id: LeaseId) -> Iterator[Lease]:
         """Hold a lease open for the length of a block.
 
         Raises:
@@ -73,7 +76,7 @@ class Leases:
         lease = self.get(lease_id)
         lease.users += 1
         try:
-            yield lease.sandbox
+            yield lease
         finally:
             lease.users -= 1
             lease.used_s = time.monotonic()

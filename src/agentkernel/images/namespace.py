@@ -16,6 +16,8 @@ from agentkernel.model.errors import Unsupported
 
 _PRIVATE = ("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child")
 
+_FORBIDDEN = ("unshare: unshare failed", "unshare: write failed", "newuidmap: ", "unshare: cannot change root")
+
 
 def entry() -> list[str]:
     """The command that enters the namespaces.
@@ -49,8 +51,21 @@ def script() -> Path:
 
 
 async def inside(*words: str | Path, on_line: Callable[[str], None] | None = None) -> str:
-    """Run one verb of the script; all that it starts ends with it, and with us."""
-    return await process.run([*entry(), "sh", script(), *words], on_line=on_line)
+    """Run one verb of the script; all that it starts ends with it, and with us.
+
+    Raises:
+        Unsupported: this host does not let this user make namespaces.
+        ChildError: the script failed.
+    """
+    try:
+        return await process.run([*entry(), "sh", script(), *words], on_line=on_line)
+    except ChildError as error:
+        if any(sign in error.output for sign in _FORBIDDEN):
+            raise Unsupported(
+                f"this host does not let this user make namespaces: {error.message}",
+                hint="build images as root, or where user namespaces are allowed (not inside an ordinary container)",
+            ) from error
+        raise
 
 
 async def remove(folder: Path) -> None:

@@ -72,7 +72,7 @@ class PrivateApt:
         """The shared cache of package files."""
         return self.folder / "debs"
 
-    async def update(self, progress: Progress, *, force: bool = False) -> None:
+    async def update(self, progress: Progress, stage: str) -> None:
         """Fetch the package lists unless they are fresh. Optional suites that the archive lacks are left out.
 
         Raises:
@@ -90,9 +90,9 @@ class PrivateApt:
         await self._configure()
         text = "".join(f"{source.line()}\n" for source in self.sources)
         stamp = self.folder / "updated"
-        if not force and self._is_fresh(stamp, text):
+        if self._is_fresh(stamp, text):
             return
-        progress("packages", "package lists")
+        progress(stage, "package lists")
         stamp.unlink(missing_ok=True)
         await self._fetch_lists(text)
         stamp.write_text(text)

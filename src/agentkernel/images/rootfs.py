@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import urllib.parse
 import uuid
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from agentkernel.images import namespace, wheels
 from agentkernel.images.packages import Closure, PrivateApt
@@ -22,6 +24,8 @@ from agentkernel.images.sources import Source
 from agentkernel.images.trouble import free_mib, no_space
 
 IMAGE = "root.erofs"
+MODES = "modes"
+"""Beside the image: the set-id files in it, for images that are made from it."""
 FORMAT = "erofs-uncompressed-1"
 """Changes when the way an image is packed does, so that older ones are not taken for it. The script's text is an
 input by itself."""
@@ -73,12 +77,13 @@ class RootBuild:
         try:
             versions = await self._prepare()
             await self._install()
+            await anyio.to_thread.run_sync(shutil.copyfile, self.work / MODES, self.folder / MODES)
             await self._pack()
         finally:
             with anyio.CancelScope(shield=True):
                 await namespace.remove(self.tree)
                 await namespace.remove(self.work)
-        return Recorded(files=[IMAGE], versions=versions, facts={"runtime": self.recipe.name})
+        return Recorded(files=[IMAGE, MODES], versions=versions, facts={"runtime": self.recipe.name})
 
     async def _prepare(self) -> dict[str, str]:
         """Everything the script needs, fetched; returns the versions that go in."""
@@ -89,7 +94,8 @@ class RootBuild:
         versions: dict[str, str] = dict(self.parent.manifest.versions) if self.parent else {}
         if self.parent is None or recipe.packages:
             async with self.shop.archive():
-                await apt.update(self.progress)
+                await apt.update(self.progress, self.stage)
+                self.progress(self.stage, "choose packages")
                 essential, rest = await self._closures()
                 whole = Closure((*essential.packages, *rest.packages), rest.unpacked_bytes)
                 # The tree and its image lie there together.
@@ -116,6 +122,7 @@ class RootBuild:
             raise no_space(f"unpacking {parent.manifest.facts['runtime']} for {self.stage}", self.folder, need_mib)
         extract = [*self.shop.program("fsck.erofs"), "-d0", f"--extract={self.tree}", "--preserve", "--overwrite"]
         await namespace.inside("run", *extract, parent.file(IMAGE))
+        await anyio.to_thread.run_sync(shutil.copyfile, parent.file(MODES), self.work / MODES)
 
     async def _closures(self) -> tuple[Closure, Closure]:
         """What is unpacked first because nothing works without it, and the rest."""

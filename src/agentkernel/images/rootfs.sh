@@ -7,7 +7,8 @@
 #   rootfs.sh remove PATH...        remove trees, whoever owns what is in them
 #   rootfs.sh run COMMAND...        any program, for one that has to see the owners in a tree as they are
 #
-# WORK/debs is the folder of package files, WORK/checks one shell command per line, WORK/sources the guest's sources.list.
+# WORK/debs is the folder of package files, WORK/checks one shell command per line, WORK/sources the guest's sources.list. WORK/modes, one
+# `MODE PATH` per line, is written at the end and read by `extend`: fsck.erofs changes the owner last, which takes set-id bits away.
 set -eu
 umask 022
 
@@ -26,6 +27,7 @@ esac
 tree=$1
 work=$2
 debs=$tree/tmp/debs
+log=$tree/run/agentkernel.log # in memory, so that a full disk can still be told
 
 say() { echo "stage:$1"; }
 
@@ -84,7 +86,7 @@ END
 install_essential() {
     # Unpacked as they are, these can run; now each is installed properly, with its scripts. Their order is theirs to sort out.
     sed 's,^,/tmp/debs/,' "$work/essential" >"$tree/tmp/essential"
-    inside 0:0 xargs --arg-file=/tmp/essential dpkg --install --force-depends >"$work/log" 2>&1 || complain
+    inside 0:0 xargs --arg-file=/tmp/essential dpkg --install --force-depends >"$log" 2>&1 || complain
 }
 
 install_rest() {
@@ -92,12 +94,12 @@ install_rest() {
     sed 's,^,/tmp/debs/,' "$work/install" >"$tree/tmp/install"
     # The status goes to our output by a descriptor of its own: it is made non-blocking, which the packages' scripts do not expect of theirs.
     inside 0:0 xargs --arg-file=/tmp/install --exit apt-get -qq -y -o APT::Status-Fd=4 -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0 \
-        -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/dev/null --no-install-recommends install 4>&1 >"$work/log" 2>&1 ||
+        -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/dev/null --no-install-recommends install 4>&1 >"$log" 2>&1 ||
         complain
 }
 
 complain() {
-    tail -n 40 "$work/log" >&2
+    tail -n 40 "$log" >&2
     return 1
 }
 
@@ -126,13 +128,23 @@ finish() {
     rm -f "$tree/etc/"*- "$tree/var/lib/dpkg/"*-old
 }
 
+restore_modes() {
+    while read -r mode path; do
+        chmod "$mode" "$tree/$path"
+    done <"$work/modes"
+}
+
+record_modes() {
+    find "$tree" -xdev -perm /7000 ! -type l -printf '%m %P\n' >"$work/modes"
+}
+
 check() {
     # As the user that commands run as, with a home that is thrown away.
     mount -t tmpfs -o uid=1000,gid=1000,mode=0755 tmpfs "$tree/home/sandbox"
     home=/home/sandbox
     while IFS= read -r command; do
-        inside 1000:1000 sh -c "$command" </dev/null >"$work/log" 2>&1 || {
-            cat "$work/log" >&2
+        inside 1000:1000 sh -c "$command" </dev/null >"$log" 2>&1 || {
+            cat "$log" >&2
             echo "this check of the recipe failed: $command" >&2
             return 1
         }
@@ -150,6 +162,7 @@ bootstrap)
     install_essential
     ;;
 extend)
+    restore_modes
     mount_inside
     configure_dpkg
     ;;
@@ -165,5 +178,6 @@ if [ -d "$work/overlay" ]; then
 fi
 make_user
 finish
+record_modes
 say check
 check

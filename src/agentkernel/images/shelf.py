@@ -19,10 +19,15 @@ import anyio.to_thread
 from agentkernel.images.locks import lock_if_free, locked
 from agentkernel.images.manifest import FileFacts, Manifest, disk_bytes
 from agentkernel.images.trouble import explained
-from agentkernel.model.errors import AgentkernelError
+from agentkernel.model.errors import AgentkernelError, Refused
 from agentkernel.model.ids import Digest
 
 KINDS = ("tools", "kernels", "initramfs", "images", "disks")
+TAG = "CACHEDIR.TAG"
+_TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by agentkernel; safe to delete at any time.\n"
+"""Tells backup programs to leave the folder out. Source: the Cache Directory Tagging Specification."""
+_BESIDE = ("locks", "generations", "apt", "templates", "lost+found")
+"""What else may be in the data folder."""
 _UNFINISHED = ".new-"
 
 
@@ -82,21 +87,36 @@ class Shelf:
         """Make the data folder, for its owner only.
 
         Raises:
-            Refused: it cannot be made or written.
+            Refused: it cannot be made or written, or holds what is not ours.
         """
         try:
             self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.data.chmod(0o700)
+            self._claim()
             for kind in (*KINDS, "locks"):
                 (self.data / kind).mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise explained(error, doing="preparing the data folder", folder=_existing(self.data)) from error
 
+    def _claim(self) -> None:
+        """Tag the folder as ours. One that holds somebody's files is left alone: uninstall will remove all of it."""
+        tag = self.data / TAG
+        if tag.exists():
+            return
+        foreign = {path.name for path in self.data.iterdir()} - {*KINDS, *_BESIDE}
+        if foreign:
+            raise Refused(
+                f"{self.data} is not agentkernel's: it holds {sorted(foreign)[0]}",
+                hint="point AGENTKERNEL_DATA to a folder that is empty or not there yet",
+            )
+        self.data.chmod(0o700)
+        tag.write_text(_TAG_TEXT)
+
     def find(self, kind: str, digest: str) -> Artefact | None:
         """The artefact if it is there and looks unchanged; a few stat calls."""
-        artefact = self._checked.get((kind, digest)) or self._read(kind, digest)
+        artefact = self._checked.pop((kind, digest), None)
         if artefact is None or not artefact.manifest.looks_unchanged(artefact.folder):
-            self._checked.pop((kind, digest), None)
+            artefact = self._read(kind, digest)  # another process may have made it anew
+        if artefact is None or not artefact.manifest.looks_unchanged(artefact.folder):
             return None
         self._checked[kind, digest] = artefact
         return artefact

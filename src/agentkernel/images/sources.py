@@ -160,7 +160,7 @@ def choose(host: Iterable[Source], distribution: Distribution | None, environ: M
 def _is_official(source: Source, distribution: Distribution) -> bool:
     """Not a third party's repository: those name their suites alike, but have a keyring or components of their own."""
     key = source.signed_by
-    official_key = not key or f"{distribution.family}-archive" in key or "archive-keyring.pgp" in key
+    official_key = not key or f"{distribution.family}-archive" in key
     return source.suite in distribution.suites and "main" in source.components and official_key
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
-import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,23 +11,18 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from agentkernel.images import disks, kernel, modules, namespace, rootfs, tools
+from agentkernel.images import disks, kernel, namespace, rootfs, tools
 from agentkernel.images.kernel import GuestKernel
-from agentkernel.images.manifest import FileFacts, disk_bytes
+from agentkernel.images.keys import KERNEL, TOOLS, Keys
+from agentkernel.images.manifest import disk_bytes
 from agentkernel.images.packages import PrivateApt
 from agentkernel.images.progress import Progress, silent
 from agentkernel.images.recipe import Cookbook, digest_of
 from agentkernel.images.rootfs import RootBuild, Workshop
 from agentkernel.images.shelf import KINDS, Artefact, Recorded, Shelf
-from agentkernel.images.sources import FALLBACK, Source, choose, distribution_of, read_host
 from agentkernel.images.tools import HostTool
-from agentkernel.images.trouble import explained
-from agentkernel.model.errors import NotFound, Refused
+from agentkernel.model.errors import NotFound, Refused, Unsupported
 from agentkernel.model.ids import Digest
-
-_TOOLS = "_tools"
-_KERNEL = "_kernel"
-"""Names of generations beside the runtimes'; no runtime can be called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +69,12 @@ class Store:
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ, progress: Progress = silent) -> None:
-        self._environ = environ
         self._progress = progress
         self.data = data_folder(environ)
         self.state = state_folder(environ)
         self._shelf = Shelf(self.data, remover=namespace.remove)
         self._cookbook = Cookbook(self.state / "recipes")
-        self._sources: tuple[Source, ...] | None = None
-        self._agent: tuple[tuple[int, int], str] | None = None
+        self._keys = Keys(environ, self._shelf, self._cookbook)
 
     # --- runtimes ---
 
@@ -93,48 +85,7 @@ class Store:
             NotFound: no such runtime; the hint lists the known ones.
             Refused: its recipe is malformed, or the data folder cannot be written.
         """
-        lineage = self._cookbook.lineage(runtime)
-        inputs = {
-            "lineage": [recipe.digest_inputs() for recipe in lineage],
-            "sources": [source.line() for source in self._package_sources()],
-            "machine": tools.this_machine().name,
-            "format": rootfs.FORMAT,
-            "script": _script_digest(),
-            "generation": self._generation(runtime),
-        }
-        return Digest(digest_of(inputs))
-
-    def _package_sources(self) -> tuple[Source, ...]:
-        if self._sources is None:
-            distribution = distribution_of(_os_release())
-            self._sources = tuple(choose(read_host(), distribution, self._environ))
-        return self._sources
-
-    def _generation(self, runtime: str) -> str:
-        """A token that changes whenever an image is given up.
-
-        Packages get updates, so building the same recipe again gives other bytes; a digest must never mean two images,
-        because templates keep pages of theirs in memory.
-        """
-        path = self.data / "generations" / runtime
-        try:
-            return path.read_text()
-        except FileNotFoundError:
-            pass
-        self._shelf.prepare()
-        try:
-            path.parent.mkdir(exist_ok=True, mode=0o700)
-            beside = path.with_name(f".{runtime}.{secrets.token_hex(4)}")
-            beside.write_text(secrets.token_hex(8))
-            try:
-                path.hardlink_to(beside)  # fails where another process was first: then its token counts
-            except FileExistsError:
-                pass
-            finally:
-                beside.unlink()
-            return path.read_text()
-        except OSError as error:
-            raise explained(error, doing="writing the data folder", folder=self.data) from error
+        return self._keys.runtime(runtime)
 
     def warm_up(self, runtime: str) -> tuple[tuple[str, ...], ...]:
         """Commands that a template of this runtime runs once before it is frozen."""
@@ -169,6 +120,7 @@ class Store:
         digest = self.resolve(runtime)
         if image := self._shelf.find("images", digest):
             return image
+        namespace.entry()  # said before anything is fetched: whether this user can build images at all
         recipe = self._cookbook.lineage(runtime)[-1]
         parent = await self._image(recipe.parent, progress) if recipe.parent else None
         tree = await self._tool_tree(progress)
@@ -194,9 +146,8 @@ class Store:
         """
         if found := self._shelf.find("images", image):
             return found.file(rootfs.IMAGE)
-        for name in self._cookbook.names():
-            if self.resolve(name) == image:
-                return (await self._image(name, self._progress)).file(rootfs.IMAGE)
+        if name := self._keys.runtimes().get(image):
+            return (await self._image(name, self._progress)).file(rootfs.IMAGE)
         raise NotFound(
             f"there is no image {image[:12]}",
             hint="it was removed or its recipe changed; ask for the runtime by name again",
@@ -216,18 +167,17 @@ class Store:
 
     async def _tool_tree(self, progress: Progress) -> Artefact | None:
         """The private tree; None where there is no apt to make one and the system's programs are used."""
-        machine = tools.this_machine()
-        if not self._has_archive():
+        if not self._keys.has_archive():
             return None
-        inputs = {"packages": tools.packages(machine), "sources": self._source_lines(), "format": 1}
-        digest = digest_of({**inputs, "generation": self._generation(_TOOLS)})
+        machine, digest = tools.this_machine(), self._keys.tools()
         if tree := self._shelf.find("tools", digest):
             return tree
 
         async def build(folder: Path) -> Recorded:
             apt = self._apt()
             async with self._archive():
-                await apt.update(progress)
+                await apt.update(progress, "tools")
+                progress("tools", "choose packages")
                 closure = await apt.closure(tools.packages(machine), newest=True)
                 debs = await apt.fetch(closure, progress, "tools")
                 progress("tools", "unpack")
@@ -241,47 +191,34 @@ class Store:
         Raises:
             Unsupported: the agent is not built, or there is no archive to take a kernel from.
         """
-        machine = tools.this_machine()
-        agent = kernel.agent_binary(machine.name)
-        base = await self._kernel(machine, progress or self._progress)
-        digest = digest_of({"kernel": base.digest, "agent": self._agent_digest(agent), "format": 1})
+        agent = kernel.agent_binary(tools.this_machine().name)
+        base = await self._kernel(progress or self._progress)
 
         async def build(folder: Path) -> Recorded:
             return await kernel.build_initramfs(folder, base, agent)
 
-        archive = await self._shelf.make("initramfs", digest, build)
+        archive = await self._shelf.make("initramfs", self._keys.initramfs(), build)
         release = base.manifest.facts["release"]
         return GuestKernel(base.file(kernel.IMAGE), archive.file(kernel.INITRAMFS), release, archive.digest)
 
-    async def _kernel(self, machine: tools.Machine, progress: Progress) -> Artefact:
-        choice = self._environ.get("AGENTKERNEL_KERNEL", "backports")
-        if choice not in ("backports", "stable"):
-            raise Refused(f"AGENTKERNEL_KERNEL is {choice!r}", hint="use backports or stable")
-        apt = self._apt()
-        package = machine.kernel_packages[apt.distribution.family]
-        inputs = {"package": package, "choice": choice, "sources": self._source_lines(), "wanted": modules.WANTED}
-        digest = digest_of({**inputs, "generation": self._generation(_KERNEL), "format": 1})
+    async def _kernel(self, progress: Progress) -> Artefact:
+        digest = self._keys.kernel()
         if found := self._shelf.find("kernels", digest):
             return found
-        tree = await self._tool_tree(progress)
+        apt, machine, tree = self._apt(), tools.this_machine(), await self._tool_tree(progress)
         commands = {name: (await self._tool(tree, name, machine)).command for name in ("lz4", "zstd")}
+        package, newest = self._keys.kernel_package(), self._keys.newest_kernel()
 
         async def build(folder: Path) -> Recorded:
             async with self._archive():
-                await apt.update(progress)
-                closure = kernel.kernel_part(await apt.closure([package], newest=choice == "backports"))
+                await apt.update(progress, "kernel")
+                progress("kernel", "choose packages")
+                closure = kernel.kernel_part(await apt.closure([package], newest=newest))
                 debs = await apt.fetch(closure, progress, "kernel")
                 progress("kernel", "unpack")
                 return await kernel.build_kernel(folder, debs, closure, commands.__getitem__)
 
         return await self._shelf.make("kernels", digest, build)
-
-    def _agent_digest(self, agent: Path) -> str:
-        facts = agent.stat()
-        stamp = (facts.st_mtime_ns, facts.st_ino)
-        if self._agent is None or self._agent[0] != stamp:
-            self._agent = (stamp, FileFacts.of(agent).sha256)
-        return self._agent[1]
 
     async def blank_disk(self, mib: int) -> Path:
         """A sparse file holding an empty ext4 file system of that size; copy it, never write to it."""
@@ -299,14 +236,8 @@ class Store:
 
     # --- the package archive ---
 
-    def _has_archive(self) -> bool:
-        return bool(self._environ.get("AGENTKERNEL_MIRROR")) or distribution_of(_os_release()) is not None
-
-    def _source_lines(self) -> list[str]:
-        return [source.line() for source in self._package_sources()]
-
     def _apt(self) -> PrivateApt:
-        return PrivateApt(self.data / "apt", self._package_sources(), distribution_of(_os_release()) or FALLBACK)
+        return PrivateApt(self.data / "apt", self._keys.sources(), self._keys.distribution())
 
     @asynccontextmanager
     async def _archive(self) -> AsyncIterator[None]:
@@ -340,38 +271,44 @@ class Store:
 
     def refresh(self, runtime: str) -> None:
         """Make the next `ensure` build the runtime anew, from new package lists. What runs keeps the present image."""
-        self._forget(*(recipe.name for recipe in self._cookbook.lineage(runtime)))
+        self._keys.forget(*(recipe.name for recipe in self._cookbook.lineage(runtime)))
 
     def refresh_tools(self) -> None:
         """Make the next use of tools and kernel fetch them anew."""
-        self._forget(_TOOLS, _KERNEL)
-
-    def _forget(self, *names: str) -> None:
-        (self.data / "apt" / "updated").unlink(missing_ok=True)
-        for name in names:
-            (self.data / "generations" / name).unlink(missing_ok=True)
+        self._keys.forget(TOOLS, KERNEL)
 
     async def _give_up(self, kind: str, artefact: Artefact) -> int:
         """Remove it, and see to it that what is built next is called something else."""
-        name = {"tools": _TOOLS, "kernels": _KERNEL}.get(kind) or artefact.manifest.facts.get("runtime", "")
+        name = {"tools": TOOLS, "kernels": KERNEL}.get(kind) or artefact.manifest.facts.get("runtime", "")
         if name:
-            (self.data / "generations" / name).unlink(missing_ok=True)
+            self._keys.forget(name)
         return await self._shelf.remove(kind, artefact.digest)
 
     async def prune(self) -> int:
         """Remove what nothing refers to any more: older images, kernels, trees; downloaded packages. Returns the
         bytes freed."""
         freed = 0
-        current: dict[str, set[str]] = {"images": {self.resolve(name) for name in self._cookbook.names()}}
-        for kind in ("tools", "kernels", "initramfs"):
-            current[kind] = {artefact.digest for artefact in self._shelf.all(kind)[:1]}
-        current["disks"] = set()
+        current = self._in_use()
         for kind in KINDS:
             for name in _names(self.data / kind):
                 if name not in current[kind]:
                     freed += await self._shelf.remove(kind, name)
             freed += await self._shelf.clear_abandoned(kind)
         return freed + await self._prune_packages()
+
+    def _in_use(self) -> dict[str, set[str]]:
+        """What the next use of each kind will ask for."""
+        current: dict[str, set[str]] = {kind: set() for kind in KINDS}
+        current["images"] |= self._keys.runtimes().keys()
+        # Where there is no archive or no agent, there is none of these.
+        for kind, name in (
+            ("tools", self._keys.tools),
+            ("kernels", self._keys.kernel),
+            ("initramfs", self._keys.initramfs),
+        ):
+            with contextlib.suppress(Unsupported):
+                current[kind].add(name())
+        return current
 
     async def _prune_packages(self) -> int:
         if not (self.data / "apt").is_dir():
@@ -390,15 +327,3 @@ class Store:
 
 def _names(folder: Path) -> Sequence[str]:
     return [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
-
-
-def _os_release() -> str:
-    for path in (Path("/etc/os-release"), Path("/usr/lib/os-release")):
-        if path.is_file():
-            return path.read_text(encoding="utf-8", errors="replace")
-    return ""
-
-
-@functools.cache
-def _script_digest() -> str:
-    return digest_of({"text": namespace.script().read_text()})

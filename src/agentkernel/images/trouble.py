@@ -10,6 +10,8 @@ from pathlib import Path
 from agentkernel.model.errors import AgentkernelError, Busy, Refused
 
 _FULL = ("No space left on device", "Disk quota exceeded", "don't have enough free space", "not enough space")
+_FULL_MIB = 4
+"""With less than this free a program that failed had no room, whatever it managed to say."""
 _OFFLINE = (
     "Could not resolve",
     "Temporary failure resolving",
@@ -78,7 +80,7 @@ def _from_errno(error: OSError, doing: str, folder: Path, need_mib: int | None) 
 
 
 def _from_output(error: ChildError, doing: str, folder: Path, need_mib: int | None) -> AgentkernelError:
-    if any(words in error.output for words in _FULL):
+    if any(words in error.output for words in _FULL) or free_mib(folder) < _FULL_MIB:
         return no_space(doing, folder, need_mib)
     if any(words in error.output for words in _UNSIGNED):
         return Refused(

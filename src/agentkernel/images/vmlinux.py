@@ -12,6 +12,7 @@ import gzip
 import lzma
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 
@@ -19,20 +20,20 @@ def _gunzip(data: bytes) -> bytes:
     return gzip.decompress(data)
 
 
-def _unxz(data: bytes) -> bytes:
+def _lzma(container: int, data: bytes) -> bytes:
     """Only the first stream: the kernel's build appends four bytes to it."""
-    return lzma.LZMADecompressor().decompress(data)
-
-
-def _unlzma(data: bytes) -> bytes:
-    return lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(data)
+    decompressor = lzma.LZMADecompressor(container)
+    plain = decompressor.decompress(data)
+    if not decompressor.eof:
+        raise EOFError("it ends in the middle of a stream")
+    return plain
 
 
 _STDLIB: dict[bytes, Callable[[bytes], bytes]] = {
     b"\x1f\x8b": _gunzip,
     b"BZh": bz2.decompress,
-    b"\xfd7zXZ\0": _unxz,
-    b"\x5d\0\0": _unlzma,
+    b"\xfd7zXZ\0": partial(_lzma, lzma.FORMAT_XZ),
+    b"\x5d\0\0": partial(_lzma, lzma.FORMAT_ALONE),
 }
 _PROGRAMS = {b"\x28\xb5\x2f\xfd": "zstd", b"\x02\x21\x4c\x18": "lz4", b"\x04\x22\x4d\x18": "lz4"}
 

@@ -23,7 +23,6 @@ from agentkernel.pool.events import (
     Gone,
     HostLimits,
     PrewarmAsked,
-    Ticked,
     Ticket,
     Withdrawn,
 )
@@ -105,8 +104,7 @@ class Pool:
                 self._stock.remove(sandbox)
             case Drained():
                 self._drain()
-            case Ticked() | GaveBack() | Gone():
-                pass
+        # Ticked only calls for a plan; GaveBack and Gone without effect are late, or about what is unknown.
 
     def _asked(self, event: Asked | PrewarmAsked) -> None:
         if self._drained:

@@ -19,6 +19,10 @@ MOST_HUNTED_BYTES = 4 * 1024 * 1024
 """How much of an older conversation a host throws away before it gives up."""
 
 
+FLUSH = bytes(65_536 + RECORD_BYTES)
+"""Zeros that end whatever frame an earlier host may have stopped in, and then are a framing error: the guest hunts."""
+
+
 def _record(magic: bytes, epoch: bytes) -> bytes:
     if len(epoch) != EPOCH_BYTES or epoch.startswith(MARK):
         raise ValueError("an epoch is 16 bytes and does not begin like an attach record")

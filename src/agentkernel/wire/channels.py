@@ -80,8 +80,9 @@ class HostChannel:
         """Raise LinkError when the guest cannot be done yet."""
 
     def _credited(self, credit: GuestCredit) -> GuestCredit:
-        if credit.consumed > WINDOW_BYTES - self.room_bytes:
-            raise LinkError("a guest says that it consumed more than it was sent")
+        # Nothing, too, is refused: it could be said for ever.
+        if not 0 < credit.consumed <= WINDOW_BYTES - self.room_bytes:
+            raise LinkError("a guest says that it consumed nothing, or more than it was sent")
         self.room_bytes += credit.consumed
         return credit
 
@@ -178,7 +179,8 @@ class ListChannel(HostChannel):
         if kind != GuestKind.ENTRIES:
             return super().accept(kind, payload)
         entries = Entries.decode(payload)
-        self._left -= len(entries.entries)
+        # A frame without any counts too, or a guest could send them for ever.
+        self._left -= max(1, len(entries.entries))
         if self._left < 0:
             raise LinkError(f"a directory has more than {MOST_ENTRIES} entries")
         return entries

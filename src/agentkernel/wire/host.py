@@ -68,9 +68,11 @@ class HostLink:
 
     # Sending
 
-    def send_attach(self) -> bytes:
-        """The record that begins the epoch; the first thing to send."""
-        return self._attach
+    def send_attach(self, *, used: bool = False) -> bytes:
+        """The record that begins the epoch; the first thing to send. `used`: an earlier host may have stopped inside a
+        frame.
+        """
+        return attach.FLUSH + self._attach if used else self._attach
 
     def send_control(self, message: Payload) -> bytes:
         """A frame of channel 0. Raises ValueError when its turn has not come (HELLO is the first; QUIESCE and RESUME

@@ -157,7 +157,7 @@ async def test_what_does_not_greet_is_broken(said: bytes, words: str) -> None:
         (frame(9, program.Started(1)), "channel 9"),
         (frame(1, program.Stdout(b"x")), "before"),
         (frame(1, program.Started(1)) * 2, "does not belong"),
-        (frame(1, program.Started(1)) + frame(1, program.GuestCredit(300_000)), "consumed more"),
+        (frame(1, program.Started(1)) + frame(1, program.GuestCredit(300_000)), "consumed nothing, or more"),
         (encode_frame(TAG, 1, program.Failed.kind, b"\x02\0\0\0\xff\xff\xff\xff"), "too early"),
         (frame(0, control.Quiesced()), "answers nothing"),
         (frame(1, files.Done()), "before"),
@@ -329,3 +329,16 @@ async def test_an_archive_that_fails_early_is_not_read_to_its_end() -> None:
             await guest.put_archive("/workspace", endless())
         assert caught.value.filename == "/workspace"
         assert given <= 5
+
+
+async def test_a_quiesce_that_is_cancelled_on_a_broken_link_is_only_cancelled() -> None:
+    async with attached() as (guest, peer):
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(guest.quiesce)
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+                guest._session.fail("told to")
+        assert scope.cancelled_caught
+        await broken(guest.ping(), "told to")
+        assert peer

@@ -136,10 +136,10 @@ async def test_a_lease_ends_when_nobody_uses_it_for_its_time(tmp_path: Path) -> 
     driver = FakeDriver(vmm=Vmm.QEMU)
     async with engine_over(driver, tmp_path, lease_ttl_s=0.05) as engine:
         lease = await engine.acquire(KEY)
-        with engine.leases.used(lease.id) as sandbox:
+        with engine.leases.used(lease.id):
             await anyio.sleep(0.15)
-            assert sandbox.id in driver.alive, "a lease in use does not expire"
-        await eventually(lambda: sandbox.id not in driver.alive)
+            assert lease.sandbox.id in driver.alive, "a lease in use does not expire"
+        await eventually(lambda: lease.sandbox.id not in driver.alive)
         with pytest.raises(NotFound):
             engine.leases.get(lease.id)
 

@@ -394,3 +394,22 @@ def test_counts_tell_modes_apart() -> None:
     counts = found.pool.counts()
     assert counts.warm_by_mode == {Mode.NATIVE: 2, Mode.CLAUDE: 1}
     assert (counts.min_warm, counts.max_warm) == (3, 5)
+
+
+def test_a_boot_that_vanished_is_waited_for_by_nobody() -> None:
+    found = world()
+    found.configure(A, 1, 1)
+    ticket = found.prewarm(A)
+    found.go(found.all("booting")[0])
+    assert found.answer(ticket) == Prewarmed(ticket, 0)
+
+
+def test_prewarm_wishes_no_more_once_others_have_filled_the_key() -> None:
+    found = world(max_booting=1)
+    found.configure(A, 1, 3)
+    asker = found.ask(A)
+    ticket = found.prewarm(A)
+    found.withdraw(asker)
+    assert found.answer(ticket) == Prewarmed(ticket, 0)
+    found.boot_succeeds(found.all("booting")[0])
+    assert not found.all("booting")

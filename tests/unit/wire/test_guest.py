@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from agentkernel.wire import Attached, Detached, GuestLink, Received, attach, control, files, program
+from agentkernel.wire import Attached, Detached, GuestLink, HostLink, Received, attach, control, files, program
 from agentkernel.wire.events import Event
 from agentkernel.wire.fields import Payload
 from agentkernel.wire.frames import MOST_CHANNELS, MOST_PARTS_BYTES, WINDOW_BYTES, encode_frame
@@ -80,6 +80,15 @@ def test_a_new_epoch_closes_all_channels() -> None:
     assert link.room(1) == 0
     assert link.send(1, program.Started(1)) == b""
     assert link.replies() == b""
+
+
+@pytest.mark.parametrize("written", [0, 1, 4, 8, 15, 16, 17, 65_551])
+def test_a_guest_that_was_left_inside_a_frame_is_attached_to_after_enough_zeros(written: int) -> None:
+    link = greeted()
+    link.feed(frame(1, program.Part(bytes(65_536)))[:written])
+    host = HostLink(NEXT_EPOCH)
+    assert link.feed(host.send_attach(used=True))[-1] == Attached(NEXT_EPOCH)
+    assert host.feed(link.replies()) == [Attached(NEXT_EPOCH)]
 
 
 def test_between_quiesce_and_resume_there_is_nothing_else() -> None:

@@ -237,7 +237,13 @@ def test_input_needs_room_and_credit_gives_it() -> None:
         link.send_input(1, b"x")
     link.feed(frame(1, program.GuestCredit(10)))
     assert link.room(1) == 10
-    refuses(link, frame(1, program.GuestCredit(WINDOW_BYTES - 10 + 1)), "consumed more")
+    refuses(link, frame(1, program.GuestCredit(WINDOW_BYTES - 10 + 1)), "consumed nothing, or more")
+
+
+def test_credit_for_nothing_is_refused() -> None:
+    link = running()
+    link.send_input(1, b"x")
+    refuses(link, frame(1, program.GuestCredit(0)), "nothing")
 
 
 def test_input_longer_than_a_frame_is_refused_and_costs_nothing() -> None:
@@ -358,6 +364,15 @@ def test_entries_are_bounded_in_number() -> None:
     for _ in range(64):
         link.feed(frame(1, many))
     refuses(link, frame(1, files.Entries((entry,))), "65536")
+
+
+def test_frames_without_entries_are_bounded_too() -> None:
+    link = greeted()
+    link.send_request(files.ListDirectory("/a"))
+    empty = frame(1, files.Entries(()))
+    for _ in range(64):
+        link.feed(empty * 1024)
+    refuses(link, empty, "65536")
 
 
 def test_a_directory_and_a_path_are_described() -> None:

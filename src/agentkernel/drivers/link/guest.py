@@ -36,7 +36,7 @@ def new_epoch() -> bytes:
 
 def _is_root(user: str) -> bool:
     name = user.partition(":")[0]
-    return name == "root" or (name.isdecimal() and int(name) == 0)
+    return name == "root" or (name != "" and not name.strip("0"))
 
 
 class LinkGuest(LinkFiles):
@@ -50,7 +50,7 @@ class LinkGuest(LinkFiles):
     @classmethod
     @asynccontextmanager
     async def attach(
-        cls, stream: ByteStream, identity: Identity, *, pids: int = 0, epoch: bytes | None = None
+        cls, stream: ByteStream, identity: Identity, *, pids: int = 0, used: bool = False, epoch: bytes | None = None
     ) -> AsyncIterator[Self]:
         """A guest that has been greeted. The stream belongs to this block while it lasts, and is closed by its owner
         afterwards; it may then be attached to again. The deadline is the caller's.
@@ -58,6 +58,9 @@ class LinkGuest(LinkFiles):
         Args:
             stream: to something that speaks the guest link, with whatever an older conversation left in it.
             pids: most processes at once inside, 0 for no limit.
+            used: the stream has carried an earlier host that may have stopped in the middle of a frame, so 64 KiB of
+                zeros go
+                first. Not needed where the guest has seen a hang-up, or was quiesced.
             epoch: 16 bytes; fresh random ones unless a test says otherwise.
 
         Raises:
@@ -70,7 +73,7 @@ class LinkGuest(LinkFiles):
             tasks.start_soon(session.read)
             tasks.start_soon(session.write)
             try:
-                await session.attach()
+                await session.attach(used=used)
                 guest = cls(session, pids=pids)
                 await guest.identify(identity)
                 yield guest
@@ -134,7 +137,7 @@ class LinkGuest(LinkFiles):
         try:
             await self._session.ask(control.Quiesce(), control.Quiesced)
         except anyio.get_cancelled_exc_class():
-            self.resume()
+            self._session.take_back_quiesce()
             raise
 
     def resume(self) -> None:

@@ -133,9 +133,9 @@ class Session:
 
     # Control
 
-    async def attach(self) -> None:
+    async def attach(self, *, used: bool) -> None:
         """Begin the epoch. Returns when the guest has echoed it."""
-        self._outbox.push(self._link.send_attach())
+        self._outbox.push(self._link.send_attach(used=used))
         while not self._attached:
             self.check()
             await self._changed.heard()
@@ -164,6 +164,11 @@ class Session:
         if not isinstance(question.answer, answer_type):
             raise TypeError("an answer was given to another question")
         return question.answer
+
+    def take_back_quiesce(self) -> None:
+        """Resume, unless the link is broken: for a caller that is cancelled, and must not get another error for it."""
+        if not self._reason:
+            self.resume()
 
     def resume(self) -> None:
         """Let the guest speak again, and send what was held back."""

@@ -1,0 +1,18 @@
+#!/bin/sh
+# What the tests need of the system beyond `make run`: a C compiler with its sanitizers, and user emulation for the other architecture.
+# Installs what is missing where it may (apt, as root), else says what to install.
+set -eu
+missing=
+have_sanitizers() { echo 'int main(void){return 0;}' | gcc -fsanitize=address,undefined -x c -o /dev/null - 2>/dev/null; }
+have_sanitizers || missing="$missing gcc libc6-dev"
+command -v qemu-aarch64-static >/dev/null 2>&1 || command -v qemu-aarch64 >/dev/null 2>&1 || missing="$missing qemu-user-static"
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "installing for the tests:$missing" >&2
+    apt-get -qq update >&2
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing >/dev/null
+    exit 0
+fi
+echo "the tests need:$missing (or what your distribution calls them); install them and try again" >&2
+exit 1
