@@ -20,10 +20,10 @@ run: native
 	@$(BIN)/agentkernel run -- $(CMD)
 
 test: $(VENV)/.dev native test-tools
-	$(BIN)/pytest -m "not deep"
+	$(BIN)/pytest -m "not deep" --require-driver=qemu
 
 test-deep: $(VENV)/.dev native test-tools
-	$(BIN)/pytest --hypothesis-profile=deep
+	$(BIN)/pytest --hypothesis-profile=deep --require-driver=qemu
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

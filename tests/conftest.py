@@ -28,6 +28,11 @@ KEPT_ROOTS: set[int] = set()
 """Processes that a session's fixture keeps on purpose; what they start is theirs."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--require-driver=qemu`: its tests fail where they would be skipped because the driver cannot work here."""
+    parser.addoption("--require-driver", action="append", default=[], metavar="NAME", help="fail instead of skipping")
+
+
 def pytest_sessionstart() -> None:
     """Orphans of a test become our children, so that they can be seen; temporary files go to a folder of our own."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -113,7 +118,7 @@ def reap_orphans(kept: set[int]) -> None:
                 continue
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The product runs on asyncio alone."""
+    """The product runs on asyncio alone. For the session, so that tests can share sandboxes."""
     return "asyncio"

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "paths.h"
@@ -21,6 +22,28 @@ static void name_of(char path[PATH_BYTES], uint64_t number, const char *file)
     snprintf(path, PATH_BYTES, ALL "/%" PRIu64 "%s", number, file);
 }
 
+/* What programs, and their files in memory, may take together. Where they may take everything, the kernel drops the pages of all that runs
+ * and reads them again, for minutes, before it kills anything; with some room kept free it kills at once. */
+static void limit_memory(void)
+{
+    enum { LEAST_MIB = 16, MOST_MIB = 128, SHARE = 10 };
+    struct sysinfo facts;
+    char text[16];
+    if (sysinfo(&facts) != 0)
+        return;
+    uint64_t total_mib = (uint64_t)facts.totalram * facts.mem_unit >> 20;
+    uint64_t kept_mib = total_mib / SHARE;
+    if (kept_mib < LEAST_MIB)
+        kept_mib = LEAST_MIB;
+    if (kept_mib > MOST_MIB)
+        kept_mib = MOST_MIB;
+    if (total_mib < 2 * kept_mib || total_mib > UINT32_MAX)
+        return;
+    char with_unit[sizeof text + 1];
+    snprintf(with_unit, sizeof with_unit, "%sM", decimal(text, (uint32_t)(total_mib - kept_mib)));
+    file_store(ALL "/memory.max", with_unit);
+}
+
 bool cgroup_prepare(void)
 {
     /* Each controller on its own: one that the kernel lacks must not take the other with it. */
@@ -30,6 +53,7 @@ bool cgroup_prepare(void)
         return false;
     file_store(ALL "/cgroup.subtree_control", "+memory");
     file_store(ALL "/cgroup.subtree_control", "+pids");
+    limit_memory();
     return error == 0;
 }
 

@@ -1,4 +1,4 @@
-"""An engine over the fake driver, for unit tests of the engine and the daemon."""
+"""An engine over one driver, the fake one in unit tests of the engine and the daemon."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 
-from agentkernel.drivers.fake import FakeDriver
+from agentkernel.drivers.contract import Driver
 from agentkernel.engine.engine import Engine
 from agentkernel.journal import Journal
 from agentkernel.model.ids import Digest
@@ -21,14 +21,15 @@ KEY = Key(BootSpec(Backend.MICROVM, "base", Digest("0" * 64), vmm=Vmm.QEMU), Mod
 
 @asynccontextmanager
 async def engine_over(
-    driver: FakeDriver,
+    driver: Driver,
     directory: Path,
     *,
+    key: Key = KEY,
     limits: HostLimits | None = None,
     warm: Limits | None = None,
     **settings: float,
 ) -> AsyncIterator[Engine]:
-    """An engine that runs, knows KEY, and lends sandboxes of `driver`."""
+    """An engine that runs, knows the key, and lends sandboxes of `driver`."""
     async with Journal.open(directory / "journal.db") as journal:
         engine = Engine(
             drivers={(Backend.MICROVM, Vmm.QEMU): driver},
@@ -39,7 +40,7 @@ async def engine_over(
         )
         async with engine.running():
             await engine.readiness(*engine.drivers)
-            engine.configure(KEY, warm or Limits(0, 2), fill=warm is not None)
+            engine.configure(key, warm or Limits(0, 2), fill=warm is not None)
             yield engine
 
 

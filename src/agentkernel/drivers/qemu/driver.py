@@ -99,7 +99,8 @@ class QemuDriver(Driver):
     ) -> AsyncIterator[Guest]:
         async with AsyncExitStack() as stack:
             with ExitStack() as descriptors:
-                fds = await self._open(spec, birth.directory, root, descriptors)
+                with _prepared(birth.directory):
+                    fds = await self._open(spec, birth.directory, root, descriptors)
                 confinement = Confinement(
                     argv=(tool.path, *arguments(birth.id, spec, accelerator, fds)),
                     tree=tool.root,
@@ -140,6 +141,17 @@ class QemuDriver(Driver):
             root=None if root is None else opened(root, os.O_RDONLY),
             scratch=None if scratch is None else (opened(scratch, os.O_RDONLY), opened(scratch, os.O_RDWR)),
         )
+
+
+@contextmanager
+def _prepared(directory: Path) -> Iterator[None]:
+    """Explain why a machine's files could not be made: the disk is full, descriptors ran out."""
+    try:
+        yield
+    except OSError as err:
+        raise Broken(
+            f"the microVM's files could not be made in {directory}: {err}", hint="df -h shows whether that disk is full"
+        ) from err
 
 
 @contextmanager

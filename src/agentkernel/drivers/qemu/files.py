@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -52,7 +53,22 @@ def copy_sparse(source: Path, target: Path) -> None:
         for start, end in _extents(reader.fileno(), size):
             position = start
             while position < end:
-                position += os.copy_file_range(reader.fileno(), writer.fileno(), end - position, position, position)
+                copied = _copy(reader.fileno(), writer.fileno(), position, end - position)
+                if copied == 0:
+                    raise OSError(errno.EIO, "a disk became shorter while it was copied", str(source))
+                position += copied
+
+
+def _copy(reader: int, writer: int, position: int, size: int) -> int:
+    """Some bytes from one file to the same place of another, within the kernel; returns how many."""
+    try:
+        return os.copy_file_range(reader, writer, size, position, position)
+    except OSError as error:
+        # Linux 5.19 refuses it between kinds of file systems (copy_file_range(2), VERSIONS), others where one lacks it.
+        if error.errno not in {errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
+            raise
+    os.lseek(writer, position, os.SEEK_SET)
+    return os.sendfile(writer, reader, position, size)
 
 
 def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:

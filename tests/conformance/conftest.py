@@ -1,0 +1,87 @@
+"""Subjects and the sandboxes they share."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import AsyncIterator, Generator
+from functools import cache
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agentkernel.drivers.contract import Guest
+from agentkernel.model.errors import Unsupported
+from agentkernel.model.kinds import Feature
+from tests.conformance.candidates import CANDIDATES, Subject
+from tests.support.machines import Machine, store_at
+
+MANIFEST = Path(__file__).with_name("behaviours.toml")
+
+
+@cache
+def manifest() -> dict[str, dict[str, str]]:
+    """Behaviour id, `group.name`, to its text, source, and the feature that it requires, if any."""
+    groups = tomllib.loads(MANIFEST.read_text())
+    return {f"{group}.{name}": facts for group, names in groups.items() for name, facts in names.items()}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that uses a subject runs for each driver in each of its lifecycles."""
+    if "subject" in metafunc.fixturenames:
+        pairs = [(name, way) for name, candidate in CANDIDATES.items() for way in candidate.lifecycles]
+        metafunc.parametrize("subject", pairs, ids=["-".join(pair) for pair in pairs], indirect=True, scope="package")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """A behaviour whose feature the driver does not declare is not skipped: what its test does is Unsupported."""
+    subject = pyfuncitem.funcargs.get("subject")
+    lacking = isinstance(subject, Subject) and any(
+        Feature(feature) not in subject.driver.capabilities
+        for mark in pyfuncitem.iter_markers("behaviour")
+        if (feature := manifest().get(mark.args[0], {}).get("requires"))
+    )
+    if not lacking:
+        return (yield)
+    with pytest.raises(Unsupported):
+        yield
+    return True
+
+
+@pytest.fixture(scope="package")
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """A driver whose probe says that it works here, in one lifecycle."""
+    name, way = request.param
+    candidate = CANDIDATES[name]
+    place = tmp_path_factory.mktemp(name)
+    store = store_at(place / "state")
+    candidate.prepare(store)
+    driver = candidate.driver(store)
+    verdict = anyio.run(driver.probe)
+    if not verdict.usable:
+        said = f"{name}: {verdict.reason}; {verdict.remedy}"
+        if name in request.config.getoption("--require-driver"):
+            pytest.fail(said, pytrace=False)
+        pytest.skip(said)
+    return Subject(candidate, driver, store, candidate.lifecycles[way], place / "sandboxes")
+
+
+@pytest.fixture(scope="package")
+async def machine(subject: Subject) -> AsyncIterator[Machine]:
+    """A sandbox that all tests of this suite share, who leave it as they found it."""
+    async with subject.sandbox() as made:
+        yield made
+
+
+@pytest.fixture(scope="package")
+async def sibling(subject: Subject) -> AsyncIterator[Machine]:
+    """Another one, beside it."""
+    async with subject.sandbox() as made:
+        yield made
+
+
+@pytest.fixture
+def guest(machine: Machine) -> Guest:
+    """The shared sandbox's inside."""
+    return machine.guest

@@ -1,0 +1,183 @@
+"""Greeting, refresh, quiet, and the end of a sandbox."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import anyio
+import pytest
+
+from agentkernel.drivers.contract import Guest
+from agentkernel.drivers.link import LinkGuest
+from agentkernel.model.errors import AgentkernelError, Broken, Refused
+from agentkernel.model.ids import Digest, new_sandbox_id
+from agentkernel.model.readiness import Identity
+from tests.conformance.candidates import Subject
+from tests.support.machines import Machine, alive, booted, request, run, settles, shell
+from tests.support.processes import naming
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
+
+GONE_S = 5.0
+
+
+async def generation(guest: Guest) -> int:
+    """How often the sandbox was told who it is."""
+    return int(await guest.read_file("/run/agentkernel/generation"))
+
+
+@pytest.mark.behaviour("life.facts")
+async def test_a_greeted_guest_tells_facts_that_are_true(guest: Guest) -> None:
+    facts = guest.facts.facts
+    assert facts["kernel"] == (await run(guest, "uname", "-r")).text
+    assert facts["arch"] == (await run(guest, "uname", "-m")).text
+    assert facts["boot_id"] == (await run(guest, "cat", "/proc/sys/kernel/random/boot_id")).text
+    assert {"exec", "files", "tar-in", "stdin", "signal"} <= guest.facts.features
+
+
+@pytest.mark.behaviour("life.refresh")
+async def test_a_refresh_sets_the_clock_and_is_seen_by_programs(guest: Guest) -> None:
+    before = await generation(guest)
+    assert (await shell(guest, "date -s @1000000000", user="root")).code == 0
+    assert abs(float((await shell(guest, "date +%s")).text) - 1_000_000_000) < 60
+    await guest.refresh()
+    assert await generation(guest) == before + 1
+    assert abs(float((await shell(guest, "date +%s.%N")).text) - time.time()) < 2
+
+
+@pytest.mark.behaviour("life.identify-again")
+async def test_a_guest_may_be_given_another_identity(sibling: Machine) -> None:
+    other = Identity("sandbox-0badcafe", bytes(range(16)))
+    await sibling.guest.identify(other)
+    ran = await shell(sibling.guest, "uname -n; cat /etc/hostname /etc/machine-id; grep -c 127.0.1.1 /etc/hosts")
+    assert ran.text.split() == ["sandbox-0badcafe", "sandbox-0badcafe", bytes(range(16)).hex(), "1"]
+    await sibling.guest.identify(sibling.birth.identity)
+
+
+@pytest.mark.behaviour("life.quiesce")
+async def test_a_quiet_guest_says_nothing_until_it_may_and_then_goes_on(sibling: Machine) -> None:
+    guest = cast(LinkGuest, sibling.guest)
+    script = "i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo $i; sleep 0.05; done"
+    process = await guest.exec(request("sh", "-c", script))
+    await anext(aiter(process))
+    await guest.quiesce()
+    with pytest.raises(Refused):
+        await guest.quiesce()
+    with anyio.move_on_after(1) as scope:
+        await guest.ping()
+    assert scope.cancelled_caught
+    guest.resume()
+    with anyio.fail_after(30):
+        await guest.ping()
+        said = b"".join([event.data async for event in process if hasattr(event, "data")])
+    assert said.split() == [b"%d" % number for number in range(1, 41)]
+    with pytest.raises(Refused):
+        guest.resume()
+
+
+@pytest.mark.behaviour("life.boot-refused")
+async def test_an_image_that_is_not_there_is_refused_and_leaves_nothing(subject: Subject) -> None:
+    spec = replace(subject.candidate.spec(subject.store), image=Digest("f" * 64))
+    with pytest.raises(Refused):
+        async with booted(subject.driver, spec, subject.place):
+            """Never reached."""
+
+
+@pytest.mark.behaviour("life.boot-cancelled")
+@pytest.mark.parametrize("after_s", [0.01, 0.2, 1.5])
+async def test_a_boot_that_is_cancelled_leaves_nothing(subject: Subject, after_s: float) -> None:
+    made = set(subject.place.iterdir())
+    began = time.monotonic()
+    with anyio.move_on_after(after_s) as scope:
+        async with subject.sandbox():
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert time.monotonic() - began < after_s + GONE_S
+    assert [pid for birth in set(subject.place.iterdir()) - made for pid in naming(birth.name) if alive(pid)] == []
+
+
+@pytest.mark.behaviour("life.left")
+async def test_leaving_the_block_leaves_nothing_and_every_later_call_is_broken(subject: Subject) -> None:
+    async with subject.sandbox() as machine:
+        guest = machine.guest
+        process = await guest.exec(request("sh", "-c", "trap '' TERM; while :; do sleep 1; done"))
+        assert await anext(aiter(process))
+        pids = [int(machine.birth.facts[name]) for name in ("pid", "supervisor_pid") if name in machine.birth.facts]
+        assert all(map(alive, pids))
+    assert not any(map(alive, pids))
+    assert not naming(machine.birth.id)
+    for left in machine.birth.directory.iterdir():
+        assert not left.is_socket() or not _answers(left), left
+    for call in (guest.ping(), guest.exec(request("true")), guest.read_file("/etc/hostname"), guest.refresh()):
+        with pytest.raises(Broken):
+            await call
+    with pytest.raises(Broken):
+        await anext(aiter(process))
+    await subject.driver.reap(machine.birth.id, machine.birth.facts)
+
+
+@pytest.mark.behaviour("life.shut-down")
+@pytest.mark.behaviour("life.wait-broken")
+async def test_a_polite_end_syncs_and_is_noticed(subject: Subject) -> None:
+    async with subject.sandbox() as machine:
+        noticed: list[str] = []
+
+        async def notice() -> None:
+            noticed.append(await machine.guest.wait_broken())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(notice)
+            await shell(machine.guest, "sleep 1000 & (trap '' TERM; exec sleep 1000) & echo x > /scratch/file")
+            assert not noticed
+            with anyio.fail_after(30):
+                await machine.guest.shut_down()
+        assert noticed
+        assert await settles(lambda: _dead(machine.pid))
+        with pytest.raises(Broken):
+            await machine.guest.ping()
+
+
+@pytest.mark.behaviour("life.killed")
+@pytest.mark.behaviour("life.reap")
+async def test_a_killed_sandbox_breaks_every_call_at_once_and_reaping_it_is_fine(subject: Subject) -> None:
+    async with subject.sandbox() as machine:
+        guest = machine.guest
+        process = await guest.exec(request("sleep", "1000"))
+        assert await anext(aiter(process))
+        caught: list[AgentkernelError] = []
+
+        async def expect() -> None:
+            try:
+                await anext(aiter(process))
+            except AgentkernelError as err:
+                caught.append(err)
+
+        with anyio.fail_after(GONE_S):
+            async with anyio.create_task_group() as group:
+                group.start_soon(expect)
+                await anyio.lowlevel.checkpoint()
+                subject.candidate.end_behind(machine.birth.facts)
+                assert await guest.wait_broken()
+            for call in (guest.ping(), guest.exec(request("true")), guest.stat("/"), guest.refresh()):
+                with pytest.raises(Broken):
+                    await call
+        assert [type(err) for err in caught] == [Broken]
+        await subject.driver.reap(machine.birth.id, machine.birth.facts)
+    await subject.driver.reap(new_sandbox_id(), {})
+
+
+async def _dead(pid: int) -> bool:
+    return not alive(pid)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
