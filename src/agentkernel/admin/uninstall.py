@@ -42,10 +42,11 @@ def all_we_made(store: Store) -> list[Made]:
 
 
 def _is_ours(path: Path) -> bool:
-    """It carries our tag, or our name."""
+    """It carries our tag, our name, or a daemon's lock and journal."""
     if path.is_symlink() or path in (Path("/"), Path.home()):
         return False
-    return "agentkernel" in path.name or (path / TAG).is_file()
+    signs = ("daemon.lock", "journal.db")
+    return "agentkernel" in path.name or (path / TAG).is_file() or all((path / sign).is_file() for sign in signs)
 
 
 async def remove(made: Made) -> int:

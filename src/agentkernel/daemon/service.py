@@ -290,7 +290,11 @@ class Service:
         key = await self._key(admitted, request.runtime, request.compatibility_mode, None)
         spec = LeaseSpec(request.env, request.cwd, request.user)
         lease = await self._engine.acquire(key, spec)
-        await lease.sandbox.guest.refresh()
+        try:
+            await lease.sandbox.guest.refresh()
+        except BaseException:
+            self._engine.release(lease.id)  # nobody learns of it, so nobody would release it
+            raise
         path = self._door.open(lease, self._doors) if self._doors is not None else None
         return replies.Acquired(
             id=lease.id,

@@ -55,8 +55,12 @@ def data_folder(environ: Mapping[str, str]) -> Path:
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
-    """AGENTKERNEL_HOME, or `~/.agentkernel`."""
-    return Path(environ.get("AGENTKERNEL_HOME") or Path.home() / ".agentkernel").absolute()
+    """AGENTKERNEL_HOME, `~/.agentkernel`, or a folder in XDG_RUNTIME_DIR: where the daemon keeps its state."""
+    if moved := environ.get("AGENTKERNEL_HOME"):
+        return Path(moved).absolute()
+    if not environ.get("HOME") and environ.get("XDG_RUNTIME_DIR"):
+        return Path(environ["XDG_RUNTIME_DIR"]) / "agentkernel"
+    return Path.home() / ".agentkernel"
 
 
 class Store:
