@@ -37,13 +37,17 @@ bench: $(VENV)/.dev native
 	$(BIN)/python benchmarks/daemon.py
 	$(BIN)/python benchmarks/cli.py
 	$(BIN)/python benchmarks/boot.py
+	$(BIN)/python benchmarks/throughput.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/reference.py
 
+# One wheel for both architectures: it carries both agents and both supervisors, static, and everything else is Python. So its tag is
+# py3-none-any; on any other architecture or system it installs, and says there that it cannot make a microVM.
 wheel: $(VENV)/.dev
 	@$(MAKE) -s -C guest agent-x86_64 agent-aarch64
-	@$(MAKE) -s -C host supervisor-x86_64 supervisor-aarch64
+	@$(MAKE) -s -C host ARCH=x86_64
+	@$(MAKE) -s -C host ARCH=aarch64
 	$(BIN)/python -m build --wheel
 
 test-tools:

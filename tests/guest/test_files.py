@@ -147,7 +147,7 @@ def test_write_flags_do_what_they_say(peer: Peer, shared: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_owners(peer: Peer, shared: Path) -> None:
+def test_files_belong_to_the_owner_that_was_named(peer: Peer, shared: Path) -> None:
     for owner, ids in (("root", (0, 0)), ("1234", (1234, 1234)), ("5:6", (5, 6))):
         assert write(peer, shared / "file", b"x", flags=ATOMIC, owner=owner).kind == DONE
         got = (shared / "file").stat()
@@ -251,7 +251,7 @@ def test_directories_are_made(peer: Peer, shared: Path) -> None:
     assert refusal(make(Path("/"))) == errno.EEXIST
 
 
-def test_removal(peer: Peer, shared: Path) -> None:
+def test_what_is_removed_is_gone_and_what_is_refused_is_not(peer: Peer, shared: Path) -> None:
     outside = shared / "outside"
     outside.mkdir()
     (outside / "kept").touch()
@@ -296,7 +296,7 @@ def test_a_tree_that_is_too_deep_is_refused_and_not_a_crash(peer: Peer, shared: 
     assert peer.ask(REMOVE, text(str(shared / "d")) + u32(1)).kind == DONE
 
 
-def test_renaming(peer: Peer, shared: Path) -> None:
+def test_a_rename_moves_and_its_failures_are_told(peer: Peer, shared: Path) -> None:
     (shared / "a").write_text("a")
     assert peer.ask(RENAME, text(str(shared / "a")) + text(str(shared / "b"))).kind == DONE
     assert (shared / "b").read_text() == "a"

@@ -20,13 +20,16 @@ ALWAYS_IGNORED = (".git/", ".hg/", ".svn/", ".venv/", "node_modules/", "__pycach
 IGNORE_FILES = (".gitignore", ".agentkernelignore")
 
 
-def put_project(session: "Session", directory: str, message: dict[str, object]) -> str:
-    """Lease a sandbox like the one `message` asks for and copy the folder into its /workspace; returns the lease."""
+def acquired(session: "Session", directory: str, message: dict[str, object]) -> str:
+    """Lease a sandbox like the one `message` asks for; returns the lease."""
     if not os.path.isdir(directory):
         raise Failure(f"--dir {directory}: not a folder")
     wanted = ("runtime", "backend", "vmm", "minimum_isolation")
-    request: dict[str, object] = {"cmd": "acquire", **{name: message[name] for name in wanted if name in message}}
-    lease = str(session.ask(request)["id"])
+    return str(session.ask({"cmd": "acquire", **{name: message[name] for name in wanted if name in message}})["id"])
+
+
+def put_project(session: "Session", directory: str, lease: str) -> None:
+    """Copy the folder into the /workspace of a lease's sandbox."""
     chunks = packed(directory)
     chunk = next(chunks, b"")
     while True:
@@ -41,7 +44,7 @@ def put_project(session: "Session", directory: str, message: dict[str, object]) 
             }
         )
         if following is None:
-            return lease
+            return
         chunk = following
 
 
@@ -55,6 +58,8 @@ def packed(directory: str) -> Iterator[bytes]:
                 member = archive.gettarinfo(path, arcname=name)
             except OSError:
                 continue  # gone since it was listed
+            if member is not None and member.islnk():  # a second name of a file: packed as a file of its own
+                member.type, member.linkname, member.size = tarfile.REGTYPE, "", os.lstat(path).st_size
             if member is None or not (member.isreg() or member.isdir() or member.issym()):
                 continue
             total += member.size
@@ -65,12 +70,17 @@ def packed(directory: str) -> Iterator[bytes]:
                 )
             member.uid = member.gid = 0
             member.uname = member.gname = ""
-            member.type = tarfile.REGTYPE if member.islnk() else member.type
-            if member.isreg():
-                with open(path, "rb") as content:
-                    archive.addfile(member, content)
-            else:
-                archive.addfile(member)
+            try:
+                if member.isreg():
+                    with open(path, "rb") as content:
+                        archive.addfile(member, content)
+                else:
+                    archive.addfile(member)
+            except OSError as err:
+                raise Failure(
+                    f"--dir {directory}: {name} cannot be read: {err.strerror or err}",
+                    "name it in .agentkernelignore, or try again if it was being written",
+                ) from None
             yield from drained(buffer, CHUNK_BYTES)
     yield from drained(buffer, 1)
 

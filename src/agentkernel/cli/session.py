@@ -1,6 +1,6 @@
 """One connection to the daemon, for one `run`: output out, input in, signals on. As light as `hot`."""
 
-import base64
+import binascii
 import json
 import os
 import select
@@ -105,7 +105,7 @@ class Session:
             if len(stdin) > INLINE_STDIN_BYTES:
                 raise Failure("--json takes at most 512 KiB of input", "leave --json out to stream it")
             if stdin:
-                message["stdin"] = base64.b64encode(stdin).decode()
+                message["stdin"] = text_of(stdin)
         with Place(self, options, message):
             reply = self.ask(message)
         reply.pop("request_id", None)
@@ -149,7 +149,7 @@ class Session:
         """Carry out one event; the exit code when it is the last."""
         match event["type"]:
             case "stdout" | "stderr" as stream:
-                self._write(1 if stream == "stdout" else 2, base64.b64decode(str(event["data_base64"])))
+                self._write(1 if stream == "stdout" else 2, binascii.a2b_base64(str(event["data_base64"])))
             case "progress":
                 complain(str(event["detail"]))
             case "accepted" if event.get("of") == "exec_stdin":
@@ -178,8 +178,7 @@ class Session:
         self._poller.unregister(0)
         chunk = os.read(0, STDIN_CHUNK_BYTES)
         if chunk:
-            data = base64.b64encode(chunk).decode()
-            self.send({"cmd": "exec_stdin", "request_id": "run", "data_base64": data})
+            self.send({"cmd": "exec_stdin", "request_id": "run", "data_base64": text_of(chunk)})
         else:
             self.send({"cmd": "exec_close_stdin", "request_id": "run"})
 
@@ -200,16 +199,32 @@ class Place:
     def __enter__(self) -> None:
         if not self._options.directory:
             return
-        from agentkernel.cli.project import put_project
+        from agentkernel.cli.project import acquired, put_project
 
-        self._lease = put_project(self._session, self._options.directory, self._message)
+        self._lease = acquired(self._session, self._options.directory, self._message)
+        try:
+            put_project(self._session, self._options.directory, self._lease)
+        except BaseException:
+            self._release()
+            raise
         self._message["sandbox"] = self._lease
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lease and not isinstance(value, Failure):
+        if self._lease:
+            self._release()
+
+    def _release(self) -> None:
+        """End the lease and wait until it has ended: a request that is on its way when we hang up may never be read.
+        When the daemon does not answer any more, there is nobody to tell.
+        """
+        try:
             self._session.send({"cmd": "release", "id": self._lease})
+            while self._session.receive()["type"] != "released":
+                pass  # what a command that was cut off still had to say
+        except Failure:
+            return
 
 
 def connected(path: str) -> socket.socket:
@@ -230,6 +245,11 @@ def connected(path: str) -> socket.socket:
             f"cannot reach the daemon at {path}: {err}", "set AGENTKERNEL_SOCKET or AGENTKERNEL_HOME"
         ) from None
     return connection
+
+
+def text_of(content: bytes) -> str:
+    """Base64. By `binascii`: the module `base64` takes a millisecond to import, most of it for what nobody calls."""
+    return binascii.b2a_base64(content, newline=False).decode()
 
 
 def checked(reply: dict[str, object]) -> dict[str, object]:

@@ -103,6 +103,7 @@ async def serve(home: Places, config: Config, ready: Readiness) -> None:
             limits=limits,
             queue_timeout_s=config.pool.queue_timeout_s,
             lease_ttl_s=config.pool.lease_ttl_s,
+            warm_up=store.warm_up,
         )
         async with engine.running():
             service = Service(engine, store, config, home)

@@ -39,7 +39,9 @@ class Connection:
         self._client = client
         self._service = service
         self._splitter = LineSplitter(line_cap_bytes)
-        self._writing = anyio.Lock()
+        # Fast: giving way before the write would let a sandbox be destroyed, and the next be booted, before its
+        # caller has the reply.
+        self._writing = anyio.Lock(fast_acquire=True)
         self._streams: dict[str, Stream] = {}
         self._archives: dict[str, ArchiveUpload] = {}
         self._beside = 0

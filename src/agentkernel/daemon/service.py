@@ -30,7 +30,7 @@ from agentkernel.model.execution import Started, Stderr, Stdout
 from agentkernel.model.ids import LeaseId
 from agentkernel.model.kinds import Feature, Mode
 from agentkernel.model.spec import BootSpec, LeaseSpec
-from agentkernel.policy.admission import Admitted, Offer, Wish, admit
+from agentkernel.policy.admission import Admitted, Offer, Wish, admit, admit_to
 from agentkernel.policy.config import Config
 from agentkernel.policy.environment import CWD, exec_request
 from agentkernel.policy.presets import PRESETS, warm_range
@@ -190,6 +190,8 @@ class Service:
         self.last_used_s = time.monotonic()
         if request.sandbox:
             with self._engine.leases.used(LeaseId(request.sandbox)) as lease:
+                spec = lease.sandbox.key.spec
+                admit_to((spec.backend, spec.vmm), wish_of(request), self._offers(), self._config)
                 yield Place(lease.sandbox, lease.spec)
             return
         admitted = await self._admit(wish_of(request))

@@ -59,7 +59,7 @@ class Guest(abc.ABC):
 
     @abc.abstractmethod
     async def refresh(self) -> None:
-        """Clock and fresh entropy, at claim and after a resume."""
+        """Clock and fresh entropy, at claim and after a resume. What is asked of the guest afterwards finds them."""
 
     @abc.abstractmethod
     async def exec(self, request: ExecRequest) -> Process:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,7 @@ class Engine:
         directory: where each sandbox gets a private folder; 0700.
         queue_timeout_s: how long a request may wait for room.
         lease_ttl_s: how long a lease lives after its last use.
+        warm_up: throwaway commands for a runtime's new sandboxes, run while nobody waits.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Engine:
         limits: HostLimits,
         queue_timeout_s: float = 60.0,
         lease_ttl_s: float = 3600.0,
+        warm_up: Callable[[str], Sequence[Sequence[str]]] = lambda _runtime: (),
     ) -> None:
         self.drivers = drivers
         self.timings = Timings()
@@ -90,7 +92,9 @@ class Engine:
         self._directory = directory
         self._queue_timeout_s = queue_timeout_s
         self._pool = Pool(limits, new_sandbox_id)
-        self._nursery = Nursery(journal, directory, self.timings, self._tell)
+        self._nursery = Nursery(
+            journal, directory, self.timings, self._tell, warm_up, lambda: self._pool.counts().waiting > 0
+        )
         self._tickets = itertools.count(1)
         self._waiters: dict[Ticket, _Waiter] = {}
         self._sandboxes: dict[SandboxId, Sandbox] = {}

@@ -11,7 +11,7 @@ import anyio.abc
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
-    """As anyio's, but the first failure leaves the block as itself; the others, which it cancelled, are its context."""
+    """As anyio's, but the first failure leaves the block as itself; those that it cancelled are its context."""
     try:
         async with anyio.create_task_group() as group:
             yield group

@@ -6,7 +6,8 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from agentkernel.journal import Journal
 from agentkernel.model.errors import AgentkernelError, Broken, Refused
 from agentkernel.model.ids import SandboxId
 from agentkernel.model.readiness import Identity, Readiness
+from agentkernel.policy.environment import exec_request
 from agentkernel.pool.events import Booted, BootFailed, Died, Event, Gone, Key
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,10 @@ HEARTBEAT_S = 20.0
 """How often a running sandbox is pinged: a dead process is noticed at once by its stream's end, a hung one by this."""
 HEARTBEAT_GRACE_S = 30.0
 """How long it may take to answer; an emulated guest on a busy host is slow, not dead."""
+
+
+WARM_UP_S = 30.0
+"""How long one command of a recipe's warm-up may take before it is killed; the sandbox is as good without it."""
 
 
 def new_identity() -> Identity:
@@ -82,12 +88,19 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Nursery:
-    """What every sandbox's life needs of its surroundings."""
+    """What every sandbox's life needs of its surroundings.
+
+    Attributes:
+        warm_up: the throwaway commands of a runtime, by its name.
+        hurried: whether callers wait for a sandbox; then each is theirs as soon as it can execute.
+    """
 
     journal: Journal
     directory: Path
     timings: Timings
     tell: Callable[[Event], None]
+    warm_up: Callable[[str], Sequence[Sequence[str]]]
+    hurried: Callable[[], bool]
 
 
 async def live(sandbox: Sandbox, nursery: Nursery) -> None:
@@ -127,7 +140,7 @@ def _booted(sandbox: Sandbox, nursery: Nursery) -> _Boot:
 
 
 class _Boot:
-    """The driver's block with the journal's row before it and the throwaway command after it."""
+    """The driver's block with the journal's row before it and the throwaway commands after it."""
 
     def __init__(self, sandbox: Sandbox, nursery: Nursery) -> None:
         self._sandbox = sandbox
@@ -144,11 +157,22 @@ class _Boot:
         guest = await self._block.__aenter__()
         try:
             await run_command(guest, WARM_UP)
+            await self._warm_up(guest)
         except BaseException as err:
             await self._block.__aexit__(type(err), err, err.__traceback__)
             raise
         nursery.timings.add(Stage.BOOT, time.perf_counter() - began)
         return guest
+
+    async def _warm_up(self, guest: Guest) -> None:
+        """What this runtime's callers will probably start, as they will start it: it is in memory then, and, where the
+        processor is emulated, translated. How the commands end is nobody's business.
+        """
+        for command in self._nursery.warm_up(self._sandbox.key.spec.runtime):
+            if self._nursery.hurried():
+                return
+            with suppress(Refused):
+                await run_command(guest, exec_request(command), timeout_s=WARM_UP_S)
 
     async def __aexit__(self, *exc: object) -> bool | None:
         with self._nursery.timings.measure(Stage.DESTROY):

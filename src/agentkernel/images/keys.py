@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agentkernel.images import kernel, modules, namespace, rootfs, tools
 from agentkernel.images.manifest import FileFacts
-from agentkernel.images.recipe import Cookbook, digest_of
+from agentkernel.images.recipe import Cookbook, Recipe, digest_of
 from agentkernel.images.shelf import Shelf
 from agentkernel.images.sources import FALLBACK, Distribution, Source, choose, distribution_of, read_host
 from agentkernel.images.trouble import explained
@@ -37,18 +37,24 @@ class Keys:
         self._generations = shelf.data / "generations"
         self._sources: tuple[Source, ...] | None = None
         self._agent: tuple[tuple[int, int], str] | None = None
+        self._runtimes: dict[str, tuple[list[Recipe], str, Digest]] = {}
 
     def runtime(self, name: str) -> Digest:
         """The image of a runtime. Raises NotFound, and Refused for a malformed recipe."""
+        lineage, generation = self._cookbook.lineage(name), self._generation(name)
+        if (kept := self._runtimes.get(name)) and kept[:2] == (lineage, generation):
+            return kept[2]
         inputs = {
-            "lineage": [recipe.digest_inputs() for recipe in self._cookbook.lineage(name)],
+            "lineage": [recipe.digest_inputs() for recipe in lineage],
             "sources": self._lines(),
             "machine": tools.this_machine().name,
             "format": rootfs.FORMAT,
             "script": _script_digest(),
-            "generation": self._generation(name),
+            "generation": generation,
         }
-        return Digest(digest_of(inputs))
+        digest = Digest(digest_of(inputs))
+        self._runtimes[name] = (lineage, generation, digest)
+        return digest
 
     def runtimes(self) -> dict[Digest, str]:
         """What each runtime's image is called now; a malformed recipe of the user's spoils only itself."""

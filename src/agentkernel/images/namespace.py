@@ -27,7 +27,7 @@ def entry() -> list[str]:
     """
     if os.geteuid() == 0:
         return [*_PRIVATE, "--"]
-    user = pwd.getpwuid(os.geteuid()).pw_name
+    user = user_name()
     if shutil.which("newuidmap") is None or not (_has_range("/etc/subuid", user) and _has_range("/etc/subgid", user)):
         raise Unsupported(
             "building an image without root needs a range of subordinate user ids",
@@ -35,6 +35,14 @@ def entry() -> list[str]:
             "setup as root",
         )
     return [*_PRIVATE, "--user", "--map-root-user", "--map-auto", "--"]
+
+
+def user_name() -> str:
+    """Who we are; the number where it has no name, as in many containers."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _has_range(file: str, user: str) -> bool:

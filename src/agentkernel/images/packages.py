@@ -7,8 +7,6 @@ before it is used.
 from __future__ import annotations
 
 import hashlib
-import os
-import pwd
 import re
 import shutil
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from agentkernel.images import process
+from agentkernel.images.namespace import user_name
 from agentkernel.images.progress import Progress
 from agentkernel.images.sources import Distribution, Source
 from agentkernel.images.trouble import ChildError, free_mib, no_space
@@ -128,7 +127,7 @@ class PrivateApt:
             "Acquire::Retries": "2",
             "APT::Architecture": await debian_architecture(),
             "APT::Install-Recommends": "false",
-            "APT::Sandbox::User": pwd.getpwuid(os.geteuid()).pw_name,
+            "APT::Sandbox::User": user_name(),
             "Debug::NoLocking": "true",
             "Dir::Cache": f"{here}/cache",
             "Dir::Cache::archives": f"{here}/debs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -201,6 +202,7 @@ class Cookbook:
         raise NotFound(f"there is no runtime {name!r}", hint=f"known: {', '.join(self.names())}")
 
 
+@functools.cache
 def _own_folder() -> Path:
     return Path(str(resources.files("agentkernel.images").joinpath("recipes")))
 

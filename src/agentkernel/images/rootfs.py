@@ -72,7 +72,8 @@ class RootBuild:
 
     async def run(self) -> Recorded:
         """Build it. Raises what the tools raise; the shelf removes what is left."""
-        self.tree.mkdir(mode=0o755)
+        self.tree.mkdir()
+        self.tree.chmod(0o755)  # whatever our umask: it becomes the / of the sandbox
         self.work.mkdir()
         try:
             versions = await self._prepare()

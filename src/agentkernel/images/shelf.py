@@ -26,7 +26,7 @@ KINDS = ("tools", "kernels", "initramfs", "images", "disks")
 TAG = "CACHEDIR.TAG"
 _TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by agentkernel; safe to delete at any time.\n"
 """Tells backup programs to leave the folder out. Source: the Cache Directory Tagging Specification."""
-_BESIDE = ("locks", "generations", "apt", "templates", "lost+found")
+_BESIDE = ("locks", "generations", "apt", "readiness", "templates", "lost+found")
 """What else may be in the data folder."""
 _UNFINISHED = ".new-"
 
@@ -252,6 +252,7 @@ def _seal(kind: str, digest: str, folder: Path, recorded: Recorded) -> None:
         (folder / "contents.json").write_text(json.dumps(listed, sort_keys=True))
         names.append("contents.json")
     for name in names:
+        _open_to_readers(folder / name)
         _sync(folder / name)
     Manifest(
         kind=kind,
@@ -263,6 +264,14 @@ def _seal(kind: str, digest: str, folder: Path, recorded: Recorded) -> None:
         files={name: FileFacts.of(folder / name) for name in names},
         size_bytes=disk_bytes(folder),
     ).write(folder)
+
+
+def _open_to_readers(path: Path) -> None:
+    """A confined VMM runs as a user of its own, and opens by `/proc/self/fd` what it was handed, with that user's
+    rights; the builder's umask must not stand against that. The data folder itself is closed to others."""
+    mode = path.stat().st_mode
+    if mode & 0o444 != 0o444:
+        path.chmod(mode | 0o444)
 
 
 def _sync(path: Path) -> None:

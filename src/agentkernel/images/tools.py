@@ -102,9 +102,9 @@ _PROGRAMS = {
 async def build_tree(folder: Path, debs: Sequence[Path], closure: Closure, machine: Machine) -> Recorded:
     """Unpack packages into `folder/root` and try the VMM in it."""
     root = folder / ROOT
-    root.mkdir(mode=0o755)
-    for name in ("proc", "sys", "dev", "run", "tmp"):
-        (root / name).mkdir(mode=0o755)  # where a confined VMM finds what its supervisor mounts
+    for place in (root, *(root / name for name in ("proc", "sys", "dev", "run", "tmp"))):
+        place.mkdir()  # where a confined VMM finds what its supervisor mounts
+        place.chmod(0o755)  # whatever the builder's umask: that VMM is another user
     for deb in debs:
         await process.run(["dpkg-deb", "--extract", deb, root])
     for name in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/info"):

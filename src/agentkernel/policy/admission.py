@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agentkernel.model.errors import Denied, Refused, Unsupported
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
@@ -93,6 +93,29 @@ def admit(wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> Admitte
             return Admitted(*choice, verdict)
         objections.append(verdict)
     raise _verdict(wish, objections)
+
+
+def admit_to(choice: Choice, wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> None:
+    """May this run in a sandbox that a driver has made already, of a lease? Its backend and runtime are what they are;
+    all else of a request is honoured or refused as for a fresh sandbox.
+
+    Raises:
+        Refused: as `admit`.
+    """
+    if wish.command is not None:
+        check_command(wish.command)
+    checked_cwd(wish.cwd)
+    checked_user(wish.user)
+    _refuse_what_is_not_yet(wish, config)
+    if wish.vmm and wish.vmm is not choice[1]:
+        raise Unsupported(
+            f"Unsupported: this sandbox was made by {choice[1] or choice[0]}, not by {wish.vmm}",
+            hint="Leave vmm out, or acquire another sandbox with it.",
+        )
+    offer = offers.get(choice)
+    verdict = _judge(choice, offer and replace(offer, runtimes=None), wish, config)
+    if not isinstance(verdict, Isolation):
+        raise verdict
 
 
 def strongest_microvm(offers: Mapping[Choice, Offer], config: Config) -> Vmm | None:

@@ -35,6 +35,7 @@ class Rule:
         low, high: bounds of an integer.
         choices: allowed strings (of a list: allowed items), for STRICTER ones the strictest first; empty for any.
         pattern: what a string matches as a whole; empty strings always pass.
+        effective: whether this version does anything with it; one that does nothing is said so where it is set.
     """
 
     meaning: str
@@ -44,6 +45,7 @@ class Rule:
     high: int = 2**53
     choices: tuple[str, ...] = ()
     pattern: str = ""
+    effective: bool = True
 
 
 def key(default: Any, meaning: str, kind: type | None = None, **rule: Any) -> Any:
@@ -55,9 +57,15 @@ def key(default: Any, meaning: str, kind: type | None = None, **rule: Any) -> An
 class Sandbox:
     """`[sandbox]`"""
 
-    name: str = key("", "Name of the project's sandbox.", project=Project.FREELY, pattern=RUNTIME_PATTERN)
+    name: str = key(
+        "", "Name of the project's sandbox.", project=Project.FREELY, pattern=RUNTIME_PATTERN, effective=False
+    )
     runtime: str = key(
-        "", "Recipe of the root file system; empty: by the command.", project=Project.FREELY, pattern=RUNTIME_PATTERN
+        "",
+        "Recipe of the root file system; empty: by the command.",
+        project=Project.FREELY,
+        pattern=RUNTIME_PATTERN,
+        effective=False,
     )
     image: str = key("", "Image to use in place of a recipe; not in this version.", project=Project.FREELY)
 
@@ -79,7 +87,9 @@ class Domains:
     """`[security.domains]`"""
 
     allow: tuple[str, ...] = key((), "Hosts that may be reached; not in this version.", list, project=Project.STRICTER)
-    block: tuple[str, ...] = key((), "Hosts that may never be reached.", list, project=Project.STRICTER)
+    block: tuple[str, ...] = key(
+        (), "Hosts that may never be reached; nothing can be in this version.", list, project=Project.STRICTER
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,7 @@ class Security:
         choices=(*Isolation, ""),
     )
     share_template_memory: bool = key(
-        True, "Let clones share memory pages with their template.", project=Project.STRICTER
+        True, "Let clones share memory pages with their template.", project=Project.STRICTER, effective=False
     )
     domains: Domains = field(default_factory=Domains)
 
@@ -114,8 +124,10 @@ class Security:
 class Agent:
     """`[agent]`"""
 
-    preferred: str = key("", "Agent that `agentkernel` sets up by default.", choices=("", "claude", "codex", "gemini"))
-    compatibility_mode: str = key("native", "Mode when a request names none.", choices=tuple(Mode))
+    preferred: str = key(
+        "", "Agent that `agentkernel` sets up by default.", choices=("", "claude", "codex", "gemini"), effective=False
+    )
+    compatibility_mode: str = key("native", "Mode when a request names none.", choices=tuple(Mode), effective=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +150,7 @@ class Pool:
     max_warm: int | None = key(None, "Kept warm per preset, at most; default: the preset's.", int, high=1024)
     max_sandboxes: int = key(32, "Sandboxes on this host at once.", low=1, high=65536)
     max_age_s: int = key(300, "A warm sandbox older than this is replaced.", low=1)
-    idle_pause_s: int = key(0, "Pause warm sandboxes unused this long; 0: never.")
+    idle_pause_s: int = key(0, "Pause warm sandboxes unused this long; 0: never.", effective=False)
     queue_timeout_s: int = key(60, "How long a request waits for room.", low=1)
     lease_ttl_s: int = key(3600, "A lease ends this long after its last use.", low=1)
 
@@ -147,7 +159,12 @@ class Pool:
 class Daemon:
     """`[daemon]`"""
 
-    socket: str = key("", "Path of the socket; empty: `daemon.sock` in the state directory.")
+    socket: str = key(
+        "",
+        "Path of the socket; empty: `daemon.sock` in the state directory. Only `AGENTKERNEL_SOCKET` moves it, because "
+        "clients read no file.",
+        effective=False,
+    )
     idle_exit_s: int = key(600, "The daemon ends when unused this long; 0: never.")
     log_format: str = key("text", "Form of the log.", choices=("text", "json"))
     output_cap_bytes: int = key(4 * 1024 * 1024, "Most text of one output stream in a reply.", low=1024, high=2**30)

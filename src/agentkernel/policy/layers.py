@@ -76,7 +76,18 @@ def load(
     values |= _from_environment(environ or {}, warnings)
     for path, value in (flags or {}).items():
         values[path] = checked(path, value, "flag")
+    warnings += _without_effect(values, environ or {})
     return Loaded(_built(values), tuple(warnings))
+
+
+def _without_effect(values: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
+    """One line for each key that was set and does nothing yet; AGENTKERNEL_SOCKET itself is obeyed by whoever reads
+    the environment.
+    """
+    obeyed = {path for name, path in ENVIRONMENT_ALIASES.items() if environ.get(name) == values[path]}
+    for path, known in KEYS.items():
+        if not known.rule.effective and values[path] != known.default and path not in obeyed:
+            yield f"{path} has no effect in this version; docs/reference/configuration.md says what has."
 
 
 def checked(path: str, value: Any, source: str) -> Any:

@@ -47,10 +47,24 @@ RUNTIME_OF_PROGRAM: dict[str, str] = {
     "node": "node",
     "npm": "node",
     "npx": "node",
+    "corepack": "node",
     "cargo": "rust",
     "rustc": "rust",
     "go": "go",
+    "gofmt": "go",
+    "ruby": "ruby",
+    "gem": "ruby",
+    "bundle": "ruby",
+    "java": "java",
+    "javac": "java",
+    "gcc": "c",
+    "g++": "c",
+    "cc": "c",
+    "c++": "c",
+    "make": "c",
+    "cmake": "c",
 }
+"""Programs that `base` lacks. `cli.hot.RUNTIMES` is the same table, and a test compares them."""
 BASE_RUNTIME = "base"
 
 

@@ -7,7 +7,7 @@ import pytest
 from agentkernel.model.errors import Denied, Refused, Unsupported
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
-from agentkernel.policy.admission import Admitted, Choice, Offer, Wish, admit, strongest_microvm
+from agentkernel.policy.admission import Admitted, Choice, Offer, Wish, admit, admit_to, strongest_microvm
 from agentkernel.policy.config import Config
 from agentkernel.policy.layers import load
 
@@ -162,3 +162,24 @@ def test_when_no_monitor_works_all_reasons_are_told() -> None:
         admit(Wish("base"), {FIRECRACKER: offer(None), QEMU: offer(None)}, Config())
     with pytest.raises(Unsupported, match="no microVM is there"):
         admit(Wish("base"), {}, Config())
+
+
+def test_a_lease_is_no_way_around_what_a_fresh_sandbox_would_be_refused() -> None:
+    admit_to(QEMU, Wish("base", command=["ls"], minimum_isolation=Isolation.VM_EMULATED), EMULATED, Config())
+    with pytest.raises(Unsupported, match="wanted is vm"):
+        admit_to(QEMU, Wish("base", command=["ls"], minimum_isolation=Isolation.VM), EMULATED, Config())
+    with pytest.raises(Unsupported, match="network"):
+        admit_to(QEMU, Wish("base", command=["ls"], network="open"), EMULATED, Config())
+    with pytest.raises(Unsupported, match="user-root"):
+        admit_to(DOCKER, Wish("base", command=["ls"], user="root"), EMULATED, Config())
+    with pytest.raises(Denied):
+        admit_to(QEMU, Wish("base", command=["ls"]), EMULATED, config(security__minimum_isolation="vm"))
+    with pytest.raises(Refused, match="command is empty"):
+        admit_to(QEMU, Wish("base", command=[]), EMULATED, Config())
+
+
+def test_a_lease_is_what_it_is_whatever_runtime_and_backend_a_request_names() -> None:
+    admit_to(WASM, Wish("python", backend=Backend.MICROVM, command=["x"]), EMULATED, Config())
+    with pytest.raises(Unsupported, match="was made by qemu, not by firecracker"):
+        admit_to(QEMU, Wish("base", command=["ls"], vmm=Vmm.FIRECRACKER), EMULATED, Config())
+    admit_to(QEMU, Wish("base", command=["ls"], vmm=Vmm.QEMU), EMULATED, Config())

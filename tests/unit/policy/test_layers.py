@@ -208,3 +208,14 @@ def test_an_unknown_variable_is_warned_of_with_the_nearest() -> None:
     near, far = load(environ={"AGENTKERNEL_POOL_MAXAGE_S": "1", "AGENTKERNEL_Q": "1"}).warnings
     assert "did you mean AGENTKERNEL_POOL_MAX_AGE_S?" in near
     assert far == "AGENTKERNEL_Q is not known and does nothing."
+
+
+def test_a_key_without_effect_is_said_to_have_none_where_it_is_set() -> None:
+    loaded = load(user={"agent": {"compatibility_mode": "claude"}, "pool": {"idle_pause_s": 0}})
+    assert len(loaded.warnings) == 1
+    assert loaded.warnings[0].startswith("agent.compatibility_mode has no effect")
+
+
+def test_a_socket_is_moved_by_its_variable_and_not_by_a_file() -> None:
+    assert load(environ={"AGENTKERNEL_SOCKET": "/run/x.sock"}).warnings == ()
+    assert "daemon.socket has no effect" in load(user={"daemon": {"socket": "/run/x.sock"}}).warnings[0]

@@ -141,6 +141,11 @@ class Session:
             await self._changed.heard()
         self.check()
 
+    def tell(self, message: Payload, answer_type: type[Payload]) -> None:
+        """Send a control message whose answer, when it comes, nobody waits for."""
+        self.check()
+        self._sent(message, answer_type)
+
     async def ask(self, message: Payload, answer_type: type[Answer]) -> Answer:
         """Send a control message and wait for its answer."""
         self.check()
