@@ -32,15 +32,16 @@ static void limit_memory(void)
     if (sysinfo(&facts) != 0)
         return;
     uint64_t total_mib = (uint64_t)facts.totalram * facts.mem_unit >> 20;
+    uint64_t free_mib = (uint64_t)facts.freeram * facts.mem_unit >> 20;
     uint64_t kept_mib = total_mib / SHARE;
     if (kept_mib < LEAST_MIB)
         kept_mib = LEAST_MIB;
     if (kept_mib > MOST_MIB)
         kept_mib = MOST_MIB;
-    if (total_mib < 2 * kept_mib || total_mib > UINT32_MAX)
+    if (free_mib < 2 * kept_mib || free_mib > UINT32_MAX)
         return;
     char with_unit[sizeof text + 1];
-    snprintf(with_unit, sizeof with_unit, "%sM", decimal(text, (uint32_t)(total_mib - kept_mib)));
+    snprintf(with_unit, sizeof with_unit, "%sM", decimal(text, (uint32_t)(free_mib - kept_mib)));
     file_store(ALL "/memory.max", with_unit);
 }
 

@@ -13,6 +13,7 @@ import pytest
 from agentkernel.drivers.contract import Guest
 from agentkernel.model.errors import Unsupported
 from agentkernel.model.kinds import Feature
+from agentkernel.model.readiness import Readiness
 from tests.conformance.candidates import CANDIDATES, Subject
 from tests.support.machines import Machine, store_at
 
@@ -49,6 +50,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     return True
 
 
+def heed(name: str, verdict: Readiness, *, required: bool) -> None:
+    """Skip the tests of a driver that cannot work here, or fail them where it has to."""
+    if not verdict.usable:
+        end = pytest.fail if required else pytest.skip
+        end(f"{name}: {verdict.reason}; {verdict.remedy}")
+
+
 @pytest.fixture(scope="package")
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """A driver whose probe says that it works here, in one lifecycle."""
@@ -59,11 +67,7 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     candidate.prepare(store)
     driver = candidate.driver(store)
     verdict = anyio.run(driver.probe)
-    if not verdict.usable:
-        said = f"{name}: {verdict.reason}; {verdict.remedy}"
-        if name in request.config.getoption("--require-driver"):
-            pytest.fail(said, pytrace=False)
-        pytest.skip(said)
+    heed(name, verdict, required=name in request.config.getoption("--require-driver"))
     return Subject(candidate, driver, store, candidate.lifecycles[way], place / "sandboxes")
 
 

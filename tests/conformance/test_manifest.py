@@ -6,8 +6,11 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from agentkernel.model.kinds import Feature
-from tests.conformance.conftest import manifest
+from agentkernel.model.readiness import Readiness
+from tests.conformance.conftest import heed, manifest
 
 FOLDER = Path(__file__).parent
 
@@ -51,3 +54,12 @@ def test_a_test_whose_behaviour_requires_a_feature_asks_for_its_subject() -> Non
     }
     needing = [test for test, ids in marked() if any("requires" in manifest()[each] for each in ids)]
     assert [test for test in needing if "subject" not in functions[test]] == []
+
+
+def test_a_driver_whose_probe_objects_is_skipped_with_its_reason_unless_it_is_required() -> None:
+    objects = Readiness(usable=False, reason="no such engine", remedy="start it")
+    with pytest.raises(pytest.skip.Exception, match="no such engine; start it"):
+        heed("docker", objects, required=False)
+    with pytest.raises(pytest.fail.Exception, match="no such engine; start it"):
+        heed("docker", objects, required=True)
+    heed("docker", Readiness(usable=True), required=True)

@@ -260,3 +260,11 @@ def test_any_other_port_is_closed_and_the_socket_ends_with_its_lease(connection:
         for _ in range(1000):  # the socket goes beside the reply, not before it
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(acquired["vsock_path"])
+
+
+def test_a_deadline_holds_though_its_reader_has_granted_nothing(connection: Connection, lease: str) -> None:
+    start(connection, lease, "cat", "/dev/zero", timeout_ms=500)
+    seen = []
+    while not seen or seen[-1]["type"] not in {"exit", "error"}:
+        seen.append(connection.receive())
+    assert (seen[-1]["type"], seen[-1]["exit_code"], seen[-1]["timed_out"]) == ("exit", 124, True)

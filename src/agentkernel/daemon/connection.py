@@ -172,8 +172,14 @@ class Connection:
         """One whole line; a client that does not read makes its own connection wait, and no other."""
         line = encode_reply(reply)
         async with self._writing:
-            with contextlib.suppress(ConnectionError):
+            try:
                 await asyncio.get_running_loop().sock_sendall(self._client, line)
+            except ConnectionError:
+                return
+            except BaseException:
+                # Cut off, perhaps in the middle of the line: what follows would be nonsense to the client.
+                self._client.shutdown(socket.SHUT_RDWR)
+                raise
 
 
 class ArchiveUpload:

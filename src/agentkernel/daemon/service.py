@@ -211,6 +211,7 @@ class Service:
         *,
         sink: Sink,
         on_process: Callable[[Process], None] | None = None,
+        on_deadline: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Refresh the sandbox, put the request's files there, run the command to its end."""
         stdin = given(request.stdin)
@@ -239,6 +240,7 @@ class Service:
             sink=sink,
             timings=self._engine.timings,
             on_process=on_process,
+            on_deadline=on_deadline,
         )
 
     async def _exec(self, request: requests.Exec) -> replies.Executed:

@@ -35,7 +35,7 @@ class Stream:
         self._process: Process | None = None
         self._begun = anyio.Event()
         self._scope = anyio.CancelScope()
-        self._cancelled = False
+        self._dropping = False
         self._post, self._posted = anyio.create_memory_object_stream[Input](MOST_POSTED)
 
     def grant(self, count: int) -> None:
@@ -73,8 +73,7 @@ class Stream:
             case requests.ExecSignal(signal=number):
                 await self._process.signal(number)
             case requests.ExecCancel():
-                self._cancelled = True
-                self._granted.set()
+                self._drop_output()
                 await self._process.kill()
 
     async def run(self, service: Service) -> None:
@@ -113,7 +112,9 @@ class Stream:
             async def emit(event: Started | Output) -> None:
                 await self._emit(event, place)
 
-            outcome = await service.run(self._request, place, sink=emit, on_process=begin)
+            outcome = await service.run(
+                self._request, place, sink=emit, on_process=begin, on_deadline=self._drop_output
+            )
             group.cancel_scope.cancel()
         return outcome
 
@@ -122,14 +123,19 @@ class Stream:
         if isinstance(event, Started):
             await self._send(replies.Started(request_id=request_id, pid=event.pid, **place.facts()))
             return
-        while self._credit <= 0 and not self._cancelled:
+        while self._credit <= 0 and not self._dropping:
             self._granted = anyio.Event()
             await self._granted.wait()
-        if self._cancelled:
-            return  # nobody waits for it, and without credit `exit` would wait behind it
+        if self._dropping:
+            return
         self._credit -= len(event.data)
         kind = replies.Stdout if isinstance(event, Stdout) else replies.Stderr
         await self._send(kind(request_id=request_id, data=event.data))
+
+    def _drop_output(self) -> None:
+        """Cancelled, or its time is up: nobody waits for output, and without credit `exit` would wait behind it."""
+        self._dropping = True
+        self._granted.set()
 
     async def _progress(self, detail: str) -> None:
         await self._send(replies.Progress(request_id=self._request.request_id, detail=detail))

@@ -73,6 +73,7 @@ async def run_command(
     sink: Sink = discard,
     timings: Timings | None = None,
     on_process: Callable[[Process], None] | None = None,
+    on_deadline: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run one command to its end. Cancelling kills its whole tree.
 
@@ -81,6 +82,8 @@ async def run_command(
         timeout_s: seconds from the program's start until its tree is killed; None for never.
         sink: gets `Started` and every output event, in order; while it waits, the program's output waits.
         on_process: gets the process before its first event; then stdin is the caller's to send and close.
+        on_deadline: called when the deadline has come: what `sink` is still waiting for is of no use any more, and a
+            guest tells the end of a command only after its output was taken.
 
     Raises:
         Broken: the sandbox died, or stopped answering.
@@ -93,7 +96,7 @@ async def run_command(
     ended: Exited | NotStarted | None = None
     try:
         async with task_group() as group:
-            group.start_soon(_guard, process, watch, timeout_s)
+            group.start_soon(_guard, process, watch, timeout_s, on_deadline)
             if request.stdin and on_process is None:
                 group.start_soon(_send_all, process, stdin)
             ended = await _pump(process, watch, sink, began, timings)
@@ -128,7 +131,7 @@ async def _pump(
     raise Broken("the sandbox ended its command's stream without an exit")
 
 
-async def _guard(process: Process, watch: _Watch, timeout_s: float | None) -> None:
+async def _guard(process: Process, watch: _Watch, timeout_s: float | None, on_deadline: Callable[[], None]) -> None:
     """Hold the command to its start, then to its deadline, then to its death."""
     with anyio.move_on_after(START_GRACE_S):
         await watch.started.wait()
@@ -138,6 +141,7 @@ async def _guard(process: Process, watch: _Watch, timeout_s: float | None) -> No
         return
     await anyio.sleep(timeout_s)
     watch.timed_out = True
+    on_deadline()
     await process.kill()
     await anyio.sleep(KILL_GRACE_S)
     raise Broken(f"the sandbox did not end a killed command within {KILL_GRACE_S:.0f} s")

@@ -101,6 +101,6 @@ def _disk(name: str, descriptors: tuple[int, ...], *, readonly: bool) -> tuple[s
     return (
         *(word for number in descriptors for word in ("-add-fd", f"fd={number},set={group}")),
         *("-drive", f"file=/dev/fdset/{group},{settings},readonly={'on' if readonly else 'off'}"),
-        # Without `report` QEMU stops the whole machine when the host's disk is full; so the program is told.
+        # Without `report` QEMU stops the whole machine when the host's disk is full; so a program is told, and goes on.
         *("-device", f"virtio-blk-pci,drive={name},serial={name},werror=report,rerror=report"),
     )
