@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -108,6 +109,27 @@ static void set_machine_id(const uint8_t *id)
     file_replace("/etc/machine-id", line, 0444);
 }
 
+/* The kernel draws its boot id once, so every clone of a template would show the same. A file with another one is laid over it; written in
+ * place afterwards, because the mount holds that very file. */
+static void set_boot_id(void)
+{
+    static bool laid;
+    static const char shown[] = "/proc/sys/kernel/random/boot_id";
+    char path[256];
+    char line[64];
+    if (!place.machine || !place.run_directory)
+        return;
+    size_t length = file_load("/proc/sys/kernel/random/uuid", line, sizeof line - 1);
+    snprintf(path, sizeof path, "%s/boot_id", place.run_directory);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0444);
+    if (fd < 0)
+        return;
+    bool written = write(fd, line, length) == (ssize_t)length;
+    close(fd);
+    if (written && !laid)
+        laid = mount(path, shown, NULL, MS_BIND, NULL) == 0;
+}
+
 static void bump(void)
 {
     char path[256];
@@ -127,6 +149,7 @@ struct identity identity_take(const struct hello *hello)
     done.clock = set_clock(hello->clock_ns);
     done.hostname = set_hostname(hello->hostname);
     set_machine_id(hello->machine_id);
+    set_boot_id();
     bump();
     return done;
 }

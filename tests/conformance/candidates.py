@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from typing import Protocol
 from agentkernel.drivers.contract import Driver
 from agentkernel.images.store import Store
 from agentkernel.model.spec import BootSpec
-from tests.support.machines import Machine, booted, prepare, qemu_driver, qemu_spec
+from tests.support.machines import Machine, booted, cloned, prepare, qemu_driver, qemu_spec
 
 
 class Spec(Protocol):
@@ -45,20 +45,13 @@ class Candidate:
     end_behind: Callable[[dict[str, str | int]], None]
 
 
-@asynccontextmanager
-async def fresh(driver: Driver, spec: BootSpec, place: Path) -> AsyncIterator[Machine]:
-    """Booted for this caller."""
-    async with booted(driver, spec, place) as machine:
-        yield machine
-
-
 CANDIDATES: dict[str, Candidate] = {
     "qemu": Candidate(
         driver=qemu_driver,
         spec=qemu_spec,
         prepare=prepare,
         own_kernel=True,
-        lifecycles={"fresh": fresh},
+        lifecycles={"fresh": booted, "forked": cloned},
         end_behind=lambda facts: os.kill(int(facts["pid"]), signal.SIGKILL),
     ),
 }

@@ -87,13 +87,32 @@ class Machine:
         os.kill(self.pid, number)
 
 
-@asynccontextmanager
-async def booted(driver: Driver, spec: BootSpec, place: Path) -> AsyncIterator[Machine]:
-    """A sandbox in a folder of its own below `place`."""
+def cradle(place: Path) -> Cradle:
+    """A birth with a folder of its own below `place`."""
     birth = Cradle(place)
     birth.directory = place / birth.id
     birth.directory.mkdir(mode=0o700, parents=True)
+    return birth
+
+
+@asynccontextmanager
+async def booted(driver: Driver, spec: BootSpec, place: Path) -> AsyncIterator[Machine]:
+    """A sandbox that booted for this caller."""
+    birth = cradle(place)
     async with driver.boot(spec, birth) as guest:
+        yield Machine(guest, birth, spec)
+
+
+async def unprepared(_guest: Guest) -> None:
+    """Nothing is done in a template before it is frozen."""
+
+
+@asynccontextmanager
+async def cloned(driver: Driver, spec: BootSpec, place: Path) -> AsyncIterator[Machine]:
+    """A copy of the template of that specification, which is made when it is not there."""
+    template = await driver.template(spec, cradle(place), unprepared)
+    birth = cradle(place)
+    async with driver.clone(template, spec, birth) as guest:
         yield Machine(guest, birth, spec)
 
 

@@ -55,8 +55,11 @@ def daemon() -> None:
 
 @daemon.command()
 @click.option("--foreground", is_flag=True, help="Stay in the terminal and log to it.")
-def start(*, foreground: bool) -> None:
+@click.option("--no-template", is_flag=True, help="Boot every sandbox cold.")
+def start(*, foreground: bool, no_template: bool) -> None:
     """Start the daemon; one that runs already is fine."""
+    if no_template:
+        os.environ["AGENTKERNEL_POOL_TEMPLATES"] = "false"
     if foreground:
         os.execv(sys.executable, [sys.executable, "-m", "agentkernel.daemon", "--foreground"])  # noqa: S606
     start_daemon(socket_path())

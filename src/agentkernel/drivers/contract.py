@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
+from agentkernel.model.errors import Unsupported
 from agentkernel.model.execution import ExecEvent, ExecRequest, FileEntry
 from agentkernel.model.ids import Digest, SandboxId
 from agentkernel.model.kinds import Backend, Vmm
@@ -141,6 +142,14 @@ class Artifacts(Protocol):
     async def root(self, image: Digest) -> Path:
         """Read-only root file system image of that digest."""
 
+    async def template(self, inputs: Mapping[str, object], record: Callable[[Path], Awaitable[None]]) -> Path:
+        """The folder of the template with these inputs; made by `record` in an empty folder when it is not there or
+        does not look as it was made. One maker at a time, on this host.
+        """
+
+    async def discard_template(self, folder: Path) -> None:
+        """Remove a template that turned out to be of no use; machines that map it go on."""
+
     async def tool(self, name: str) -> Tool:
         """A host program and the tree it runs in. Raises Unsupported with the remedy where it cannot be had."""
 
@@ -191,6 +200,10 @@ class Kernel(Protocol):
         """Of both files."""
 
 
+Prepare = Callable[[Guest], Awaitable[None]]
+"""What a template's guest does before it is frozen."""
+
+
 class Driver(abc.ABC):
     """One backend. Construction does nothing; a missing method fails there."""
 
@@ -212,6 +225,29 @@ class Driver(abc.ABC):
             Broken: it did not come up; the message carries the guest's or the VMM's last words.
             Unsupported: not on this host, with the remedy.
         """
+
+    async def template(self, spec: BootSpec, birth: Birth, prepare: Prepare) -> Path:
+        """The template of that specification, made when there is none that fits this host, QEMU, kernel, image and
+        agent. Declared by `Feature.TEMPLATE`.
+
+        Args:
+            birth: of the machine that it is made from, which has ended when this returns.
+            prepare: runs in the guest before it is frozen.
+
+        Raises:
+            Broken: it could not be made.
+        """
+        raise Unsupported(f"{self.backend} has no templates")
+
+    def clone(self, template: Path, spec: BootSpec, birth: Birth) -> AbstractAsyncContextManager[Guest]:
+        """As `boot`, by copying a template: same promises, same errors. Broken may mean that the template is of no
+        use: discard it.
+        """
+        raise Unsupported(f"{self.backend} has no templates")
+
+    async def discard(self, template: Path) -> None:
+        """Remove a template; its clones go on."""
+        raise Unsupported(f"{self.backend} has no templates")
 
     @abc.abstractmethod
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:

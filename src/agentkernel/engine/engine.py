@@ -14,17 +14,20 @@ from typing import cast
 import anyio
 import anyio.abc
 
-from agentkernel.drivers.contract import Driver
+from agentkernel.drivers.contract import Driver, Guest
+from agentkernel.engine.command import WARM_UP, run_command
 from agentkernel.engine.leases import Lease, Leases
 from agentkernel.engine.reaping import reap_leftovers
-from agentkernel.engine.sandbox import Nursery, Sandbox, live
+from agentkernel.engine.sandbox import WARM_UP_S, Nursery, Sandbox, conceived, live, new_identity
+from agentkernel.engine.templates import Templates
 from agentkernel.engine.timings import Stage, Timings
 from agentkernel.journal import Journal
 from agentkernel.model.errors import Busy
 from agentkernel.model.ids import LeaseId, SandboxId, new_sandbox_id
 from agentkernel.model.kinds import Backend, Vmm
 from agentkernel.model.readiness import Readiness
-from agentkernel.model.spec import LeaseSpec
+from agentkernel.model.spec import BootSpec, LeaseSpec
+from agentkernel.policy.environment import exec_request
 from agentkernel.pool.events import (
     Asked,
     Boot,
@@ -71,7 +74,8 @@ class Engine:
         directory: where each sandbox gets a private folder; 0700.
         queue_timeout_s: how long a request may wait for room.
         lease_ttl_s: how long a lease lives after its last use.
-        warm_up: throwaway commands for a runtime's new sandboxes, run while nobody waits.
+        warm_up: throwaway commands for a runtime's new sandboxes, run while nobody waits, and for its template.
+        templates: clone sandboxes from a template where the driver can; else all boot cold.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Engine:
         queue_timeout_s: float = 60.0,
         lease_ttl_s: float = 3600.0,
         warm_up: Callable[[str], Sequence[Sequence[str]]] = lambda _runtime: (),
+        templates: bool = True,
     ) -> None:
         self.drivers = drivers
         self.timings = Timings()
@@ -92,8 +97,15 @@ class Engine:
         self._directory = directory
         self._queue_timeout_s = queue_timeout_s
         self._pool = Pool(limits, new_sandbox_id)
+        self._templates = Templates(self._make_template, self.timings, enabled=templates)
         self._nursery = Nursery(
-            journal, directory, self.timings, self._tell, warm_up, lambda: self._pool.counts().waiting > 0
+            journal,
+            directory,
+            self.timings,
+            self._templates,
+            self._tell,
+            warm_up,
+            lambda: self._pool.counts().waiting > 0,
         )
         self._tickets = itertools.count(1)
         self._waiters: dict[Ticket, _Waiter] = {}
@@ -111,7 +123,7 @@ class Engine:
         """Reap what a crash left, probe the drivers in the background, serve; destroy everything at the end."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         await reap_leftovers(self._journal, self.drivers, self._directory)
-        async with anyio.create_task_group() as group:
+        async with anyio.create_task_group() as group, self._templates.running():
             self._group = group
             for key, driver in self.drivers.items():
                 group.start_soon(self._probe, key, driver)
@@ -259,6 +271,16 @@ class Engine:
         sandbox = Sandbox(identifier, key, self.drivers[driver_key], self._readiness[driver_key])
         self._sandboxes[identifier] = sandbox
         self._group.start_soon(self._live, sandbox)
+
+    async def _make_template(self, spec: BootSpec, driver: Driver) -> Path:
+        async def prepare(guest: Guest) -> None:
+            await run_command(guest, WARM_UP)
+            for command in self._nursery.warm_up(spec.runtime):
+                await run_command(guest, exec_request(command), timeout_s=WARM_UP_S)
+
+        place = conceived(new_sandbox_id(), driver, new_identity(), self._journal, self._directory)
+        async with place as birth:
+            return await driver.template(spec, birth, prepare)
 
     async def _live(self, sandbox: Sandbox) -> None:
         try:

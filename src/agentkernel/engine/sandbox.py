@@ -6,8 +6,8 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import anyio.to_thread
 
 from agentkernel.drivers.contract import Driver, Guest
 from agentkernel.engine.command import WARM_UP, run_command
+from agentkernel.engine.templates import Templates
 from agentkernel.engine.timings import Stage, Timings
 from agentkernel.journal import Journal
 from agentkernel.model.errors import AgentkernelError, Broken, Refused
@@ -67,6 +68,7 @@ class Sandbox:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ending: bool = False
     was_warm: bool = False
+    template: Path | None = None
     _guest: Guest | None = None
 
     @property
@@ -98,19 +100,20 @@ class Nursery:
     journal: Journal
     directory: Path
     timings: Timings
+    templates: Templates
     tell: Callable[[Event], None]
     warm_up: Callable[[str], Sequence[Sequence[str]]]
     hurried: Callable[[], bool]
 
 
 async def live(sandbox: Sandbox, nursery: Nursery) -> None:
-    """Boot, report, wait for the end, bury, report. Raises nothing: every outcome is an event."""
+    """Come up, report, wait for the end, report. Raises nothing: every outcome is an event."""
     failure: Exception | None = None
     booted = False
     try:
         with sandbox.scope:
             try:
-                async with _booted(sandbox, nursery) as guest:
+                async with _running(sandbox, nursery) as guest:
                     booted = True
                     sandbox._guest = guest
                     nursery.tell(Booted(sandbox.id))
@@ -124,8 +127,6 @@ async def live(sandbox: Sandbox, nursery: Nursery) -> None:
                     log.exception("driver failed", extra={"sandbox": sandbox.id})
     finally:
         sandbox._guest = None
-        with anyio.CancelScope(shield=True):
-            await _bury(sandbox, nursery)
         if sandbox.ending:
             nursery.tell(Gone(sandbox.id))
         elif not booted:
@@ -135,48 +136,71 @@ async def live(sandbox: Sandbox, nursery: Nursery) -> None:
             nursery.tell(Died(sandbox.id))
 
 
-def _booted(sandbox: Sandbox, nursery: Nursery) -> _Boot:
-    return _Boot(sandbox, nursery)
+@asynccontextmanager
+async def conceived(
+    sandbox: SandboxId, driver: Driver, identity: Identity, journal: Journal, directory: Path
+) -> AsyncIterator[Birth]:
+    """The journal's row, committed before anything is made, and a private folder; both are gone after the block."""
+    await journal.intend(sandbox, driver.backend, driver.vmm, directory / sandbox)
+    try:
+        (directory / sandbox).mkdir(mode=0o700)
+        yield Birth(sandbox, directory / sandbox, identity, journal)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _bury(sandbox, journal, directory / sandbox)
 
 
-class _Boot:
-    """The driver's block with the journal's row before it and the throwaway commands after it."""
-
-    def __init__(self, sandbox: Sandbox, nursery: Nursery) -> None:
-        self._sandbox = sandbox
-        self._nursery = nursery
-
-    async def __aenter__(self) -> Guest:
-        sandbox, nursery = self._sandbox, self._nursery
-        began = time.perf_counter()
-        directory = nursery.directory / sandbox.id
-        await nursery.journal.intend(sandbox.id, sandbox.driver.backend, sandbox.driver.vmm, directory)
-        directory.mkdir(mode=0o700)
-        birth = Birth(sandbox.id, directory, sandbox.identity, nursery.journal)
-        self._block = sandbox.driver.boot(sandbox.key.spec, birth)
-        guest = await self._block.__aenter__()
+@asynccontextmanager
+async def _running(sandbox: Sandbox, nursery: Nursery) -> AsyncIterator[Guest]:
+    """A guest that has run its throwaway commands; left without a trace."""
+    began_s, ended_s = time.perf_counter(), None
+    place = conceived(sandbox.id, sandbox.driver, sandbox.identity, nursery.journal, nursery.directory)
+    async with place as birth:
         try:
-            await run_command(guest, WARM_UP)
-            await self._warm_up(guest)
-        except BaseException as err:
-            await self._block.__aexit__(type(err), err, err.__traceback__)
-            raise
-        nursery.timings.add(Stage.BOOT, time.perf_counter() - began)
-        return guest
+            async with _machine(sandbox, nursery, birth) as guest:
+                await run_command(guest, WARM_UP)
+                await _warm_up(guest, sandbox, nursery)
+                stage = Stage.BOOT if sandbox.template is None else Stage.CLONE
+                nursery.timings.add(stage, time.perf_counter() - began_s)
+                try:
+                    yield guest
+                finally:
+                    ended_s = time.perf_counter()
+        finally:
+            if ended_s is not None:
+                nursery.timings.add(Stage.DESTROY, time.perf_counter() - ended_s)
 
-    async def _warm_up(self, guest: Guest) -> None:
-        """What this runtime's callers will probably start, as they will start it: it is in memory then, and, where the
-        processor is emulated, translated. How the commands end is nobody's business.
-        """
-        for command in self._nursery.warm_up(self._sandbox.key.spec.runtime):
-            if self._nursery.hurried():
-                return
-            with suppress(Refused):
-                await run_command(guest, exec_request(command), timeout_s=WARM_UP_S)
 
-    async def __aexit__(self, *exc: object) -> bool | None:
-        with self._nursery.timings.measure(Stage.DESTROY):
-            return await self._block.__aexit__(*exc)  # type: ignore[arg-type]
+@asynccontextmanager
+async def _machine(sandbox: Sandbox, nursery: Nursery, birth: Birth) -> AsyncIterator[Guest]:
+    """A copy of a template where there is one, else a machine that boots."""
+    spec, driver = sandbox.key.spec, sandbox.driver
+    sandbox.template = await nursery.templates.get(spec, driver)
+    if sandbox.template is None:
+        async with driver.boot(spec, birth) as guest:
+            yield guest
+        return
+    came_up = False
+    try:
+        async with driver.clone(sandbox.template, spec, birth) as guest:
+            came_up = True
+            nursery.templates.proved(spec)
+            yield guest
+    except (Broken, OSError):
+        if not came_up:
+            await nursery.templates.suspect(spec, driver, sandbox.template)
+        raise
+
+
+async def _warm_up(guest: Guest, sandbox: Sandbox, nursery: Nursery) -> None:
+    """What this runtime's callers will probably start, as they will start it: it is in memory then, and, where the
+    processor is emulated, translated. How the commands end is nobody's business.
+    """
+    for command in nursery.warm_up(sandbox.key.spec.runtime):
+        if nursery.hurried():
+            return
+        with suppress(Refused):
+            await run_command(guest, exec_request(command), timeout_s=WARM_UP_S)
 
 
 async def _until_dead(guest: Guest) -> str:
@@ -205,10 +229,9 @@ async def _until_dead(guest: Guest) -> str:
     return reason
 
 
-async def _bury(sandbox: Sandbox, nursery: Nursery) -> None:
-    directory = nursery.directory / sandbox.id
+async def _bury(sandbox: SandboxId, journal: Journal, directory: Path) -> None:
     await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
     try:
-        await nursery.journal.forget(sandbox.id)
+        await journal.forget(sandbox)
     except AgentkernelError as err:
-        log.warning("row kept for the next start", extra={"sandbox": sandbox.id, "reason": err.message})
+        log.warning("row kept for the next start", extra={"sandbox": sandbox, "reason": err.message})

@@ -12,7 +12,8 @@ KEPT = 4096
 
 
 class Stage(StrEnum):
-    """The stages of one exec, in order. BOOT is beside the caller's path unless nothing was warm."""
+    """The stages of one exec, in order. What comes after TOTAL is beside the caller's path
+    unless nothing was warm."""
 
     QUEUE = "queue"
     IDENTITY = "identity"
@@ -21,6 +22,8 @@ class Stage(StrEnum):
     REPLY = "reply"
     TOTAL = "total"
     BOOT = "boot"
+    CLONE = "clone"
+    TEMPLATE = "template"
     DESTROY = "destroy"
 
 

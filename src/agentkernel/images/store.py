@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ from agentkernel.images.shelf import KINDS, Artefact, Recorded, Shelf
 from agentkernel.images.tools import HostTool
 from agentkernel.model.errors import NotFound, Refused, Unsupported
 from agentkernel.model.ids import Digest
+
+TEMPLATES_CAP_BYTES = 4 << 30
+"""On the disk, holes not counted; a template of `base` takes about 100 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,37 @@ class Store:
             return await disks.build(folder, mib, mke2fs.command)
 
         return (await self._shelf.make("disks", digest, build)).file(disks.DISK)
+
+    # --- templates ---
+
+    async def template(self, inputs: Mapping[str, object], record: Callable[[Path], Awaitable[None]]) -> Path:
+        """The folder of the template with these inputs, made by `record` when it is missing or damaged.
+
+        Those that were not used for longest go when all of them take more than `TEMPLATES_CAP_BYTES`.
+        """
+        digest = digest_of(dict(inputs))
+
+        async def build(folder: Path) -> Recorded:
+            await record(folder)
+            return Recorded(files=sorted(path.name for path in folder.iterdir()), inputs=inputs)
+
+        template = await self._shelf.make("templates", digest, build)
+        os.utime(template.folder)
+        await self._evict_templates(keep=template.folder)
+        return template.folder
+
+    async def discard_template(self, folder: Path) -> None:
+        """Remove a template; what maps its memory keeps it."""
+        await self._shelf.remove("templates", folder.name)
+
+    async def _evict_templates(self, keep: Path) -> None:
+        folders = [template.folder for template in self._shelf.all("templates") if template.folder != keep]
+        folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        taken = disk_bytes(keep)
+        for folder in folders:
+            taken += disk_bytes(folder)
+            if taken > TEMPLATES_CAP_BYTES:
+                await self._shelf.remove("templates", folder.name)
 
     # --- the package archive ---
 

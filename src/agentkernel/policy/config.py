@@ -115,7 +115,9 @@ class Security:
         choices=(*Isolation, ""),
     )
     share_template_memory: bool = key(
-        True, "Let clones share memory pages with their template.", project=Project.STRICTER, effective=False
+        True,
+        "Let clones share memory pages with their template; without it every sandbox boots cold.",
+        project=Project.STRICTER,
     )
     domains: Domains = field(default_factory=Domains)
 
@@ -150,6 +152,7 @@ class Pool:
     max_warm: int | None = key(None, "Kept warm per preset, at most; default: the preset's.", int, high=1024)
     max_sandboxes: int = key(32, "Sandboxes on this host at once.", low=1, high=65536)
     max_age_s: int = key(300, "A warm sandbox older than this is replaced.", low=1)
+    templates: bool = key(True, "Clone sandboxes from a template where the driver can; else every one boots cold.")
     idle_pause_s: int = key(0, "Pause warm sandboxes unused this long; 0: never.", effective=False)
     queue_timeout_s: int = key(60, "How long a request waits for room.", low=1)
     lease_ttl_s: int = key(3600, "A lease ends this long after its last use.", low=1)

@@ -103,9 +103,13 @@ class Verdicts:
             shutil.rmtree(birth.directory, ignore_errors=True)
 
 
+def processor(cpuinfo: Path = CPUINFO) -> list[str]:
+    """The model and the features of the host's processor, as the kernel tells them."""
+    return [line for line in cpuinfo.read_text().splitlines() if line.startswith(("model name", "flags"))][:2]
+
+
 def _key(digests: tuple[str, ...]) -> str:
-    model = [line for line in CPUINFO.read_text().splitlines() if line.startswith(("model name", "flags"))][:2]
-    inputs = [*digests, platform.release(), *model, str(os.geteuid()), hardware_hint()]
+    inputs = [*digests, platform.release(), *processor(), str(os.geteuid()), hardware_hint()]
     return hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:32]
 
 

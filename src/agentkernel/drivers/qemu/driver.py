@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -14,19 +15,31 @@ import anyio.to_thread
 
 from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
-from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tool
+from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepare, Tool
 from agentkernel.drivers.link import LinkGuest, PlainSocket
 from agentkernel.drivers.qemu.accelerator import Verdicts
-from agentkernel.drivers.qemu.files import connect_below, copy_sparse, listen_below
-from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, arguments
+from agentkernel.drivers.qemu.files import both_ways, connect_below, copy_sparse, listen_below, opened
+from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, Machine, Memory, arguments
+from agentkernel.drivers.qemu.template import (
+    OpenTemplates,
+    load,
+    maps_files_read_only,
+    new_template_files,
+    save,
+    template_inputs,
+)
 from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
-from agentkernel.model.ids import SandboxId
+from agentkernel.model.ids import Digest, SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
 from agentkernel.model.spec import BootSpec
 
 BOOT_DEADLINE_S = {Accelerator.KVM: 30.0, Accelerator.TCG: 90.0}
 """From spawn to greeting. An emulated boot takes 3 to 4 s alone; many at once on two cores take their turn."""
+CLONE_DEADLINE_S = 60.0
+"""From spawn to greeting of a copy; it takes a tenth of a second alone."""
+NO_ROOT = Digest("none")
+"""The image of a machine that stays in its initramfs."""
 BINDS = {"workspace": "/workspace", "scratch": "/scratch"}
 WORDS_KEPT = 600
 THREADS = 64
@@ -43,11 +56,14 @@ class QemuDriver(Driver):
 
     backend = Backend.MICROVM
     vmm = Vmm.QEMU
-    capabilities = Capabilities(frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT}))
+    capabilities = Capabilities(
+        frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.TEMPLATE})
+    )
 
     def __init__(self, artifacts: Artifacts, verdicts: Verdicts) -> None:
         self._artifacts = artifacts
         self._verdicts = verdicts
+        self._templates = OpenTemplates()
 
     async def probe(self) -> Readiness:
         """Find QEMU and kernel, and boot once, with KVM where the processor has it; the verdict is kept."""
@@ -74,8 +90,49 @@ class QemuDriver(Driver):
         """As the contract says. The private disk holds /workspace and /scratch."""
         tool = await self._artifacts.tool("qemu")
         accelerator, _ = await self._accelerator(tool)
-        async with self._machine(tool, spec, birth, accelerator, await self._artifacts.root(spec.image)) as guest:
+        async with self._booted(tool, Machine(spec, accelerator), birth) as guest:
             yield guest
+
+    async def template(self, spec: BootSpec, birth: Birth, prepare: Prepare) -> Path:
+        """Boot with the memory in a file, prepare, fall silent, save the devices' state."""
+        tool = await self._artifacts.tool("qemu")
+        accelerator, _ = await self._accelerator(tool)
+        kernel = await self._artifacts.kernel()
+        machine = Machine(spec, accelerator, Memory.RECORDED)
+
+        async def record(folder: Path) -> None:
+            with ExitStack() as files:
+                memory, state = new_template_files(folder, spec.memory_mib, files)
+                async with self._booted(tool, machine, birth, memory=memory) as guest:
+                    await prepare(guest)
+                    await guest.quiesce()
+                    await save(birth.directory, state)
+                os.fchmod(memory, 0o444)
+
+        return await self._artifacts.template(template_inputs(tool, kernel, machine), record)
+
+    @asynccontextmanager
+    async def clone(self, template: Path, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+        """Map the template's memory privately, load its devices' state, attach as to a new machine."""
+        tool = await self._artifacts.tool("qemu")
+        accelerator, _ = await self._accelerator(tool)
+        maps_read_only = maps_files_read_only(tool)
+        machine = Machine(spec, accelerator, Memory.CLONED, maps_read_only=maps_read_only)
+        async with AsyncExitStack() as stack:
+            with ExitStack() as files:
+                with _prepared(birth.directory):
+                    memory, state = self._templates.open(template, files, read_only=maps_read_only)
+                    fds = replace(await self._private(spec, birth.directory, files), memory=memory, state=state)
+                process, stream = await self._started(tool, machine, birth, fds, stack)
+                with _coming_up(process, CLONE_DEADLINE_S):
+                    await load(birth.directory, state)
+                    guest = await self._greeted(stream, spec, birth, stack)
+            yield guest
+
+    async def discard(self, template: Path) -> None:
+        """Remove it."""
+        self._templates.forget(template)
+        await self._artifacts.discard_template(template)
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
         """Kill the supervisor and the QEMU of that sandbox; folder and row are the engine's."""
@@ -87,60 +144,72 @@ class QemuDriver(Driver):
 
         async def trial(birth: Birth, accelerator: Accelerator) -> None:
             """The smallest machine, from the initramfs alone, until its agent has greeted us."""
-            spec = BootSpec(Backend.MICROVM, "base", image=tool.digest, vmm=Vmm.QEMU, memory_mib=256, disk_mib=0)
-            async with self._machine(tool, spec, birth, accelerator, None) as guest:
+            spec = BootSpec(Backend.MICROVM, "base", image=NO_ROOT, vmm=Vmm.QEMU, memory_mib=256, disk_mib=0)
+            async with self._booted(tool, Machine(spec, accelerator), birth) as guest:
                 await guest.ping()
 
         return await self._verdicts.get((tool.digest, kernel.digest), trial)
 
     @asynccontextmanager
-    async def _machine(
-        self, tool: Tool, spec: BootSpec, birth: Birth, accelerator: Accelerator, root: Path | None
-    ) -> AsyncIterator[Guest]:
+    async def _booted(
+        self, tool: Tool, machine: Machine, birth: Birth, *, memory: int | None = None
+    ) -> AsyncIterator[LinkGuest]:
+        kernel = await self._artifacts.kernel()
         async with AsyncExitStack() as stack:
-            with ExitStack() as descriptors:
+            with ExitStack() as files:
                 with _prepared(birth.directory):
-                    fds = await self._open(spec, birth.directory, root, descriptors)
-                confinement = Confinement(
-                    argv=(tool.path, *arguments(birth.id, spec, accelerator, fds)),
-                    tree=tool.root,
-                    pass_fds=fds.all(),
-                    kvm=accelerator is Accelerator.KVM,
-                    remove=birth.directory,
-                    threads=THREADS,
-                    open_files=OPEN_FILES,
-                )
-                process = await stack.enter_async_context(confined(confinement, birth))
-                stream = PlainSocket(connect_below(birth.directory, "link"))
-                stack.push_async_callback(stream.aclose)
-            with _coming_up(process, BOOT_DEADLINE_S[accelerator]):
-                guest = await stack.enter_async_context(LinkGuest.attach(stream, birth.identity, pids=spec.pids))
-                if spec.disk_mib:
-                    await guest.mount_disk(SCRATCH_SERIAL, "ext4", BINDS)
+                    fds = replace(
+                        await self._private(machine.spec, birth.directory, files),
+                        kernel=opened(kernel.image, os.O_RDONLY, files),
+                        initramfs=opened(kernel.initramfs, os.O_RDONLY, files),
+                        memory=memory,
+                    )
+                process, stream = await self._started(tool, machine, birth, fds, stack)
+            with _coming_up(process, BOOT_DEADLINE_S[machine.accelerator]):
+                guest = await self._greeted(stream, machine.spec, birth, stack, mount=machine.memory is Memory.PRIVATE)
             yield guest
 
-    async def _open(self, spec: BootSpec, directory: Path, root: Path | None, stack: ExitStack) -> Descriptors:
-        """Everything that QEMU needs, as descriptors that close with the stack."""
-        kernel = await self._artifacts.kernel()
-
-        def opened(path: Path, flags: int) -> int:
-            descriptor = os.open(path, flags | os.O_CLOEXEC)
-            stack.callback(os.close, descriptor)
-            return descriptor
-
+    async def _private(self, spec: BootSpec, directory: Path, files: ExitStack) -> Descriptors:
+        """What every machine has of its own, and its root; the descriptors close with `files`."""
+        root = None if spec.image == NO_ROOT else await self._artifacts.root(spec.image)
         scratch = None
         if spec.disk_mib:
-            blank = await self._artifacts.blank_disk(spec.disk_mib)
             scratch = directory / "scratch.ext4"
-            await anyio.to_thread.run_sync(copy_sparse, blank, scratch)
+            await anyio.to_thread.run_sync(copy_sparse, await self._artifacts.blank_disk(spec.disk_mib), scratch)
         return Descriptors(
-            link=stack.enter_context(listen_below(directory, "link")).fileno(),
-            qmp=stack.enter_context(listen_below(directory, "qmp")).fileno(),
-            kernel=opened(kernel.image, os.O_RDONLY),
-            initramfs=opened(kernel.initramfs, os.O_RDONLY),
-            root=None if root is None else opened(root, os.O_RDONLY),
-            scratch=None if scratch is None else (opened(scratch, os.O_RDONLY), opened(scratch, os.O_RDWR)),
+            link=files.enter_context(listen_below(directory, "link")).fileno(),
+            qmp=files.enter_context(listen_below(directory, "qmp")).fileno(),
+            root=None if root is None else opened(root, os.O_RDONLY, files),
+            scratch=None if scratch is None else both_ways(scratch, files),
         )
+
+    async def _started(
+        self, tool: Tool, machine: Machine, birth: Birth, fds: Descriptors, stack: AsyncExitStack
+    ) -> tuple[ConfinedProcess, PlainSocket]:
+        """The confined QEMU and a connection to its link; both end with `stack`."""
+        confinement = Confinement(
+            argv=(tool.path, *arguments(birth.id, machine, fds)),
+            tree=tool.root,
+            pass_fds=fds.all(),
+            kvm=machine.accelerator is Accelerator.KVM,
+            remove=birth.directory,
+            threads=THREADS,
+            open_files=OPEN_FILES,
+        )
+        process = await stack.enter_async_context(confined(confinement, birth))
+        stream = PlainSocket(connect_below(birth.directory, "link"))
+        stack.push_async_callback(stream.aclose)
+        return process, stream
+
+    @staticmethod
+    async def _greeted(
+        stream: PlainSocket, spec: BootSpec, birth: Birth, stack: AsyncExitStack, *, mount: bool = True
+    ) -> LinkGuest:
+        """The guest, with an identity and its disk; a template's disk stays unmounted, for its clones have others."""
+        guest = await stack.enter_async_context(LinkGuest.attach(stream, birth.identity, pids=spec.pids))
+        if spec.disk_mib and mount:
+            await guest.mount_disk(SCRATCH_SERIAL, "ext4", BINDS)
+        return guest
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -45,18 +45,34 @@ def connect_below(directory: Path, name: str) -> socket.socket:
     return connection
 
 
+def opened(path: Path, flags: int, files: ExitStack, mode: int = 0o600) -> int:
+    """A descriptor that closes with `files`."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+    files.callback(os.close, descriptor)
+    return descriptor
+
+
+def both_ways(path: Path, files: ExitStack) -> tuple[int, int]:
+    """The file for reading, and for reading and writing."""
+    return opened(path, os.O_RDONLY, files), opened(path, os.O_RDWR, files)
+
+
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy the data of a sparse file and leave its holes; 0600."""
     with source.open("rb") as reader, open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "wb") as writer:
-        size = os.fstat(reader.fileno()).st_size
-        os.ftruncate(writer.fileno(), size)
-        for start, end in _extents(reader.fileno(), size):
-            position = start
-            while position < end:
-                copied = _copy(reader.fileno(), writer.fileno(), position, end - position)
-                if copied == 0:
-                    raise OSError(errno.EIO, "a disk became shorter while it was copied", str(source))
-                position += copied
+        os.ftruncate(writer.fileno(), os.fstat(reader.fileno()).st_size)
+        copy_data(reader.fileno(), writer.fileno())
+
+
+def copy_data(reader: int, writer: int) -> None:
+    """Copy what is no hole, to the same places."""
+    for start, end in _extents(reader, os.fstat(reader).st_size):
+        position = start
+        while position < end:
+            copied = _copy(reader, writer, position, end - position)
+            if copied == 0:
+                raise OSError(errno.EIO, "a file became shorter while it was copied")
+            position += copied
 
 
 def _copy(reader: int, writer: int, position: int, size: int) -> int:

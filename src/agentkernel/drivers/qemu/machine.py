@@ -23,30 +23,58 @@ class Accelerator(StrEnum):
     TCG = "tcg"
 
 
+class Memory(StrEnum):
+    """Where a machine's memory lives. Part of the device layout only by its size, so that all three restore alike."""
+
+    PRIVATE = "private"
+    """Nobody else's, gone with the machine."""
+    RECORDED = "recorded"
+    """In a file that the machine writes: a template in the making."""
+    CLONED = "cloned"
+    """A template's file, mapped privately: what the machine writes stays its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Descriptors:
     """Numbers of the descriptors that QEMU inherits; it opens nothing by name.
 
     Attributes:
         link, qmp: listening Unix sockets.
-        kernel, initramfs, root: read-only files; `root` None boots from the initramfs alone.
+        kernel, initramfs: read-only files; None for a machine that is restored.
+        root: a read-only file; None boots from the initramfs alone.
         scratch: the private disk, once for reading and once for writing (QEMU opens it read-only until the guest's
             driver asks for more); None for none.
+        memory: the file of RECORDED and CLONED memory.
+        state: a template's device state, to be loaded.
     """
 
     link: int
     qmp: int
-    kernel: int
-    initramfs: int
-    root: int | None
-    scratch: tuple[int, int] | None
+    kernel: int | None = None
+    initramfs: int | None = None
+    root: int | None = None
+    scratch: tuple[int, int] | None = None
+    memory: int | None = None
+    state: int | None = None
 
     def all(self) -> tuple[int, ...]:
         """Those that are there."""
-        disks = (self.root, *(self.scratch or ()))
-        return tuple(
-            number for number in (self.link, self.qmp, self.kernel, self.initramfs, *disks) if number is not None
-        )
+        single = (self.link, self.qmp, self.kernel, self.initramfs, self.root, self.memory, self.state)
+        return (*(number for number in single if number is not None), *(self.scratch or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What decides the hardware that a guest sees, and so whether a saved state fits.
+
+    Attributes:
+        maps_read_only: QEMU can map a template's file without write permission (8.2 and later).
+    """
+
+    spec: BootSpec
+    accelerator: Accelerator
+    memory: Memory = Memory.PRIVATE
+    maps_read_only: bool = True
 
 
 CPU = {Accelerator.KVM: "host", Accelerator.TCG: "max,la57=off,erms=off,fsrm=off"}
@@ -60,26 +88,54 @@ KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trus
 from its own root, who is the same caller; the host's stay."""
 
 
-def arguments(sandbox: SandboxId, spec: BootSpec, accelerator: Accelerator, fds: Descriptors) -> list[str]:
+def arguments(sandbox: SandboxId, machine: Machine, fds: Descriptors) -> list[str]:
     """Everything after the program's name."""
     return [
         *("-name", f"agentkernel-{sandbox}"),
         *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
         *("-sandbox", SECCOMP),
-        *("-machine", f"q35,{TRIMMED},memory-backend=ram"),
-        *("-accel", ACCELERATION[accelerator]),
-        *("-cpu", CPU[accelerator]),
-        *("-smp", str(spec.vcpus)),
-        *("-m", str(spec.memory_mib)),
-        *("-object", f"memory-backend-ram,id=ram,size={spec.memory_mib}M"),
+        *hardware(machine),
+        *("-object", _memory(machine, fds)),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-device", "virtio-rng-pci"),
         *_link(fds),
         *_disk("root", () if fds.root is None else (fds.root,), readonly=True),
         *_disk(SCRATCH_SERIAL, fds.scratch or (), readonly=False),
-        *("-kernel", f"/proc/self/fd/{fds.kernel}", "-initrd", f"/proc/self/fd/{fds.initramfs}"),
-        *("-append", f"{KERNEL_ARGUMENTS} agentkernel.root={'/dev/vda' if fds.root is not None else 'none'}"),
+        *_start(fds),
     ]
+
+
+def hardware(machine: Machine) -> tuple[str, ...]:
+    """The processor and the board; the same for a template and its clones."""
+    return (
+        *("-machine", f"q35,{TRIMMED},memory-backend=ram"),
+        *("-accel", ACCELERATION[machine.accelerator]),
+        *("-cpu", CPU[machine.accelerator]),
+        *("-smp", str(machine.spec.vcpus)),
+        *("-m", str(machine.spec.memory_mib)),
+    )
+
+
+def _memory(machine: Machine, fds: Descriptors) -> str:
+    size = f"id=ram,size={machine.spec.memory_mib}M"
+    file = f"memory-backend-file,{size},mem-path=/proc/self/fd/{fds.memory}"
+    match machine.memory:
+        case Memory.PRIVATE:
+            return f"memory-backend-ram,{size}"
+        case Memory.RECORDED:
+            return f"{file},share=on"
+        case Memory.CLONED:
+            return f"{file},share=off" + (",readonly=on,rom=off" if machine.maps_read_only else "")
+
+
+def _start(fds: Descriptors) -> tuple[str, ...]:
+    if fds.state is not None:
+        return ("-incoming", "defer")
+    root = "/dev/vda" if fds.root is not None else "none"
+    return (
+        *("-kernel", f"/proc/self/fd/{fds.kernel}", "-initrd", f"/proc/self/fd/{fds.initramfs}"),
+        *("-append", f"{KERNEL_ARGUMENTS} agentkernel.root={root}"),
+    )
 
 
 def _link(fds: Descriptors) -> tuple[str, ...]:
