@@ -230,6 +230,8 @@ def test_a_background_child_that_holds_the_pipe_does_not_delay_exit(peer: Peer, 
     assert not [frame for frame in peer.stray if frame.kind in (STDOUT, STDERR)]
 
 
+NAP = {number: f"4321.{number}{os.getpid()}" for number in range(1, 6)}
+"""How long sleeps last: no other run of these tests on this machine has the same."""
 DAEMON = "setsid sh -c 'setsid sleep {0} & sleep {0} & echo deep; while :; do sleep 0.05; done' & sleep {0}"
 
 
@@ -243,32 +245,39 @@ def alive(argument: str) -> int:
     return count
 
 
+def come_to(*counts: int) -> None:
+    """Wait until so many sleeps of each kind run: a shell starts them a moment after it says so."""
+    deadline = time.monotonic() + 10
+    while (seen := tuple(alive(NAP[number]) for number in range(1, len(counts) + 1))) != counts:
+        assert time.monotonic() < deadline, seen
+
+
 def test_kill_ends_daemonised_children_and_those_of_no_other_command(peer: Peer) -> None:
     doomed, spared = (
-        peer.start(["sh", "-c", DAEMON.format("4321.1")]),
-        peer.start(["sh", "-c", DAEMON.format("4321.2")]),
+        peer.start(["sh", "-c", DAEMON.format(NAP[1])]),
+        peer.start(["sh", "-c", DAEMON.format(NAP[2])]),
     )
     peer.wait_for(doomed, STDOUT)
     peer.wait_for(spared, STDOUT)
     # Double fork: the middle process is gone, so nothing but the keeper knows whose it was.
-    orphan = peer.start(["sh", "-c", "(setsid sh -c 'sleep 4321.3 & exit' &); sleep 0.3; echo x; sleep 4321.3"])
+    orphan = peer.start(["sh", "-c", f"(setsid sh -c 'sleep {NAP[3]} & exit' &); sleep 0.3; echo x; sleep {NAP[3]}"])
     peer.wait_for(orphan, STDOUT)
-    assert (alive("4321.1"), alive("4321.2"), alive("4321.3")) == (3, 3, 2)
+    come_to(3, 3, 2)
     peer.tell(doomed, KILL)
     peer.tell(orphan, KILL)
     assert (peer.finish(doomed).how, peer.finish(orphan).code) == (1, 9)
-    assert (alive("4321.1"), alive("4321.2"), alive("4321.3")) == (0, 3, 0)
+    come_to(0, 3, 0)
     peer.tell(spared, KILL)
     peer.finish(spared)
 
 
 def test_what_a_command_left_behind_lives_until_the_sandbox_ends(peer: Peer) -> None:
-    assert peer.run(["sh", "-c", "setsid sleep 4321.4 >/dev/null 2>&1 &"]).code == 0
+    assert peer.run(["sh", "-c", f"setsid sleep {NAP[4]} >/dev/null 2>&1 &"]).code == 0
     other = peer.start(["sleep", "1000"])
     peer.tell(other, KILL)
     peer.finish(other)
     deadline = time.monotonic() + 10
-    while alive("4321.4") != 1:  # it may not have begun yet; the fixture then sees that nothing is left
+    while alive(NAP[4]) != 1:  # it may not have begun yet; the fixture then sees that nothing is left
         assert time.monotonic() < deadline
 
 
@@ -284,7 +293,7 @@ def test_a_fork_bomb_is_ended(peer: Peer) -> None:
 
 
 def test_a_killed_keeper_still_ends_in_exit(peer: Peer) -> None:
-    channel = peer.start(["sleep", "4321.5"])
+    channel = peer.start(["sleep", NAP[5]])
     (pid,) = struct.unpack("<I", peer.wait_for(channel, STARTED).payload)
     keeper = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
     assert Path(f"/proc/{keeper}/comm").read_text() == "agent-keeper\n"
