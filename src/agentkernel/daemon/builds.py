@@ -40,16 +40,18 @@ class _Build:
 
     def __init__(self) -> None:
         self.line = ""
+        self._activity = ""
         self.said = anyio.Event()
         self.over = False
         self.digest: Digest | None = None
         self.failure: Exception | None = None
 
     def progress(self, stage: str, detail: str, done_bytes: int | None = None, total_bytes: int | None = None) -> None:
-        """A new line when something else goes on than before."""
-        line = f"{stage}: {detail}" + (f" ({total_bytes >> 20} MB)" if total_bytes else "")
-        if line != self.line:
-            self.line = line
+        """A new line when something else goes on than before, not for every step of it."""
+        activity = f"{stage}: {detail.partition(' ')[0]}"
+        if activity != self._activity:
+            self._activity = activity
+            self.line = activity + (f" ({total_bytes >> 20} MB)" if total_bytes else "")
             self._wake()
 
     def end(self) -> None:

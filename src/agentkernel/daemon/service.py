@@ -47,6 +47,7 @@ T = TypeVar("T")
 
 FILL_DELAY_S = 1.0
 """How long the first fill stands back: a daemon is mostly started by somebody who waits for a boot of another key."""
+PROBE_PATIENCE_S = 1.0
 PROTOCOL_VERSION = 1
 
 
@@ -151,14 +152,21 @@ class Service:
 
     # --- which sandbox ------------------------------------------------------------------------------------------------
 
-    async def _admit(self, wish: Wish) -> Admitted:
-        """Policy's verdict, by the probes of the drivers that come into question; waits for those."""
+    async def _admit(self, wish: Wish, tell: Tell | None = None) -> Admitted:
+        """Policy's verdict, by the probes of the drivers that come into question; waits for those, and says so when
+        it takes long: on first use a probe fetches what it tries.
+        """
         wanted = [
             choice
             for choice in self._engine.drivers
             if wish.backend in {None, choice[0]} and (wish.vmm is None or choice[1] in {None, wish.vmm})
         ]
-        await self._engine.readiness(*wanted)
+        with anyio.move_on_after(PROBE_PATIENCE_S) as patience:
+            await self._engine.readiness(*wanted)
+        if patience.cancelled_caught:
+            if tell is not None:
+                await tell("first use: finding or fetching what makes sandboxes here, then trying it")
+            await self._engine.readiness(*wanted)
         return admit(wish, self._offers(), self._config)
 
     def _offers(self) -> dict[Any, Offer]:
@@ -194,7 +202,7 @@ class Service:
                 admit_to((spec.backend, spec.vmm), wish_of(request), self._offers(), self._config)
                 yield Place(lease.sandbox, lease.spec)
             return
-        admitted = await self._admit(wish_of(request))
+        admitted = await self._admit(wish_of(request), tell)
         sandbox = await self._engine.lend(await self._key(admitted, request.runtime, request.compatibility_mode, tell))
         try:
             yield Place(sandbox)
