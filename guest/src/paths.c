@@ -156,6 +156,21 @@ int make_directories(const char *path, mode_t mode, uid_t uid, gid_t gid)
     return error;
 }
 
+int make_parents(const char *path, uid_t uid, gid_t gid)
+{
+    char parent[PATH_MAX];
+    size_t length = strlen(path);
+    while (length > 0 && path[length - 1] == '/')
+        length--;
+    while (length > 0 && path[length - 1] != '/')
+        length--;
+    if (length >= sizeof parent)
+        return ENAMETOOLONG;
+    memcpy(parent, path, length);
+    parent[length] = 0;
+    return make_directories(parent, 0755, uid, gid);
+}
+
 /* O_DIRECTORY|O_NOFOLLOW on a symbolic link says ENOTDIR, openat2 says ELOOP: make it one answer. */
 static int walk_without_links(int root, const char *relative, bool make, uid_t uid, gid_t gid)
 {

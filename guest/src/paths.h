@@ -16,6 +16,8 @@ int file_replace(const char *path, const char *text, mode_t mode);
 char *decimal(char text[16], uint32_t value);
 /* Make every missing directory of an absolute path; what it makes belongs to uid and gid. */
 int make_directories(const char *path, mode_t mode, uid_t uid, gid_t gid);
+/* Makes what is above the last name. */
+int make_parents(const char *path, uid_t uid, gid_t gid);
 /* A directory below `root`, never through a symbolic link (ELOOP) nor out of it; missing ones are made when asked. */
 int open_beneath(int root, const char *relative, bool make, uid_t uid, gid_t gid);
 /* Turn an O_PATH descriptor into an open file. */
