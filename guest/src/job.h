@@ -32,7 +32,6 @@ struct job {
     gid_t gid;
     struct extract *extract;
     DIR *listing;
-    struct dirent *unsent; /* an entry that did not fit into the frame before */
     int depth;
     struct level *levels; /* REMOVE: the directories it is in */
 };
