@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 import shutil
@@ -35,6 +36,10 @@ HEARTBEAT_GRACE_S = 30.0
 
 WARM_UP_S = 30.0
 """How long one command of a recipe's warm-up may take before it is killed; the sandbox is as good without it."""
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+"""A full disk, no descriptor, no memory, no process."""
 
 
 def new_identity() -> Identity:
@@ -186,10 +191,16 @@ async def _machine(sandbox: Sandbox, nursery: Nursery, birth: Birth) -> AsyncIte
             came_up = True
             nursery.templates.proved(spec)
             yield guest
-    except (Broken, OSError):
-        if not came_up:
+    except (Broken, OSError) as err:
+        if not came_up and not _for_want_of_room(err):
             await nursery.templates.suspect(spec, driver, sandbox.template)
         raise
+
+
+def _for_want_of_room(err: Exception) -> bool:
+    """Whether the host had no room for one more: no template is to blame for that."""
+    cause = err.__cause__ or err
+    return isinstance(cause, OSError) and cause.errno in NO_ROOM
 
 
 async def _warm_up(guest: Guest, sandbox: Sandbox, nursery: Nursery) -> None:
