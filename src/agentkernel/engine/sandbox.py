@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from agentkernel.drivers.contract import Driver, Guest
 from agentkernel.engine.command import WARM_UP, run_command
-from agentkernel.engine.templates import Templates
+from agentkernel.engine.templates import MOST_FAILURES, Templates
 from agentkernel.engine.timings import Stage, Timings
 from agentkernel.journal import Journal
 from agentkernel.model.errors import AgentkernelError, Broken, Refused
@@ -155,14 +155,29 @@ async def conceived(
             await _bury(sandbox, journal, directory / sandbox)
 
 
+class _TemplateOfNoUse(Exception):
+    """A clone did not come up, and its template was reported: next time there is another one, or none."""
+
+
 @asynccontextmanager
 async def _running(sandbox: Sandbox, nursery: Nursery) -> AsyncIterator[Guest]:
-    """A guest that has run its throwaway commands; left without a trace."""
+    """A guest that has run its throwaway commands. A template that fails costs it time and nothing else."""
+    async with AsyncExitStack() as stack:
+        for _ in range(MOST_FAILURES):
+            with suppress(_TemplateOfNoUse):
+                yield await stack.enter_async_context(_attempt(sandbox, nursery))
+                return
+        yield await stack.enter_async_context(_attempt(sandbox, nursery, cold=True))
+
+
+@asynccontextmanager
+async def _attempt(sandbox: Sandbox, nursery: Nursery, *, cold: bool = False) -> AsyncIterator[Guest]:
+    """One machine; left without a trace."""
     began_s, ended_s = time.perf_counter(), None
     place = conceived(sandbox.id, sandbox.driver, sandbox.identity, nursery.journal, nursery.directory)
     async with place as birth:
         try:
-            async with _machine(sandbox, nursery, birth) as guest:
+            async with _machine(sandbox, nursery, birth, cold=cold) as guest:
                 await run_command(guest, WARM_UP)
                 await _warm_up(guest, sandbox, nursery)
                 stage = Stage.BOOT if sandbox.template is None else Stage.CLONE
@@ -177,10 +192,10 @@ async def _running(sandbox: Sandbox, nursery: Nursery) -> AsyncIterator[Guest]:
 
 
 @asynccontextmanager
-async def _machine(sandbox: Sandbox, nursery: Nursery, birth: Birth) -> AsyncIterator[Guest]:
+async def _machine(sandbox: Sandbox, nursery: Nursery, birth: Birth, *, cold: bool) -> AsyncIterator[Guest]:
     """A copy of a template where there is one, else a machine that boots."""
     spec, driver = sandbox.key.spec, sandbox.driver
-    sandbox.template = await nursery.templates.get(spec, driver)
+    sandbox.template = None if cold else await nursery.templates.get(spec, driver)
     if sandbox.template is None:
         async with driver.boot(spec, birth) as guest:
             yield guest
@@ -194,6 +209,7 @@ async def _machine(sandbox: Sandbox, nursery: Nursery, birth: Birth) -> AsyncIte
     except (Broken, OSError) as err:
         if not came_up and not _for_want_of_room(err):
             await nursery.templates.suspect(spec, driver, sandbox.template)
+            raise _TemplateOfNoUse from err
         raise
 
 
