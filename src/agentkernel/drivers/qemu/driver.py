@@ -130,9 +130,10 @@ class QemuDriver(Driver):
                     memory, state = self._templates.open(template, files, read_only=maps_read_only)
                     fds = replace(await self._private(spec, birth.directory, files), memory=memory, state=state)
                 process, stream = await self._started(tool, machine, birth, fds, stack)
-                with _coming_up(process, CLONE_DEADLINE_S):
-                    await load(birth.directory, state)
-                    guest = await self._greeted(stream, spec, birth, stack)
+            # Only QEMU holds its listening sockets now: who waits for it is told when it dies.
+            with _coming_up(process, CLONE_DEADLINE_S):
+                await load(birth.directory, state)
+                guest = await self._greeted(stream, spec, birth, stack)
             yield guest
 
     async def discard(self, template: Path) -> None:
