@@ -25,8 +25,10 @@ from agentkernel.drivers.qemu.template import (
     load,
     maps_files_read_only,
     new_template_files,
+    require_match,
     save,
     template_inputs,
+    write_key,
 )
 from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
 from agentkernel.model.ids import Digest, SandboxId
@@ -99,6 +101,7 @@ class QemuDriver(Driver):
         accelerator, _ = await self._accelerator(tool)
         kernel = await self._artifacts.kernel()
         machine = Machine(spec, accelerator, Memory.RECORDED)
+        inputs = template_inputs(tool, kernel, machine)
 
         async def record(folder: Path) -> None:
             with ExitStack() as files:
@@ -108,25 +111,29 @@ class QemuDriver(Driver):
                     await guest.quiesce()
                     await save(birth.directory, state)
                 os.fchmod(memory, 0o444)
+            write_key(folder, inputs)
 
-        return await self._artifacts.template(template_inputs(tool, kernel, machine), record)
+        return await self._artifacts.template(inputs, record)
 
     @asynccontextmanager
     async def clone(self, template: Path, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
         """Map the template's memory privately, load its devices' state, attach as to a new machine."""
         tool = await self._artifacts.tool("qemu")
         accelerator, _ = await self._accelerator(tool)
+        kernel = await self._artifacts.kernel()
         maps_read_only = maps_files_read_only(tool)
         machine = Machine(spec, accelerator, Memory.CLONED, maps_read_only=maps_read_only)
         async with AsyncExitStack() as stack:
             with ExitStack() as files:
                 with _prepared(birth.directory):
+                    require_match(template, template_inputs(tool, kernel, machine))
                     memory, state = self._templates.open(template, files, read_only=maps_read_only)
                     fds = replace(await self._private(spec, birth.directory, files), memory=memory, state=state)
                 process, stream = await self._started(tool, machine, birth, fds, stack)
-                with _coming_up(process, CLONE_DEADLINE_S):
-                    await load(birth.directory, state)
-                    guest = await self._greeted(stream, spec, birth, stack)
+            # Only QEMU holds its listening sockets now: who waits for it is told when it dies.
+            with _coming_up(process, CLONE_DEADLINE_S):
+                await load(birth.directory, state)
+                guest = await self._greeted(stream, spec, birth, stack)
             yield guest
 
     async def discard(self, template: Path) -> None:
