@@ -19,8 +19,8 @@ from agentkernel.drivers.qemu.machine import Machine, hardware
 from agentkernel.drivers.qemu.qmp import Monitor, command, leave_memory_out
 from agentkernel.model.errors import Broken
 
-FORMAT = 1
-"""Of the two files, and of the devices that `machine.arguments` lists: raised whenever those change."""
+FORMAT = 2
+"""Of the two files, and of the devices and kernel arguments in `machine.py`: raised whenever those change."""
 MEMORY, STATE = "memory", "state"
 READ_ONLY_SINCE = (8, 2)
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
