@@ -32,12 +32,17 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python tools/reference.py --check
 
-bench: $(VENV)/.dev native
+# Five minutes on two cores. Each prints a table, and leaves its record and the picture in benchmarks/out/.
+bench: $(VENV)/.bench native
 	$(BIN)/python benchmarks/exec.py
 	$(BIN)/python benchmarks/daemon.py
 	$(BIN)/python benchmarks/cli.py
 	$(BIN)/python benchmarks/boot.py
+	$(BIN)/python benchmarks/clone.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/plot.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/reference.py
@@ -73,6 +78,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.installed
 	@$(BIN)/pip install $(QUIET) --group dev >&2
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(BIN)/pip install $(QUIET) --group bench >&2
 	@touch $@
 
 clean:

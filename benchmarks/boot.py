@@ -3,73 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import anyio
 from common import Report, arguments, say
+from machines import Host, host
 
-from agentkernel.drivers.contract import Guest
-from agentkernel.drivers.qemu import QemuDriver
-from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.engine.command import WARM_UP, run_command
-from agentkernel.engine.sandbox import new_identity
-from agentkernel.images.store import Store
-from agentkernel.model.ids import SandboxId, new_sandbox_id
-from agentkernel.model.kinds import Backend, Vmm
-from agentkernel.model.readiness import Identity
-from agentkernel.model.spec import BootSpec
-
-
-@dataclass
-class Birth:
-    """A sandbox that no journal knows; its supervisor ends it with us."""
-
-    directory: Path
-    id: SandboxId
-    identity: Identity = field(default_factory=new_identity)
-    facts: dict[str, str | int] = field(default_factory=dict)
-
-    async def record(self, **facts: str | int) -> None:
-        """Keep what the driver says."""
-        self.facts.update(facts)
-
-
-@dataclass
-class Host:
-    """A driver and the place for its sandboxes."""
-
-    driver: QemuDriver
-    spec: BootSpec
-    directory: Path
-
-    @asynccontextmanager
-    async def booted(self) -> AsyncIterator[tuple[Guest, Birth]]:
-        """One microVM."""
-        identifier = new_sandbox_id()
-        birth = Birth(self.directory / identifier, identifier)
-        birth.directory.mkdir(mode=0o700)
-        async with self.driver.boot(self.spec, birth) as guest:
-            yield guest, birth
-
-
-@asynccontextmanager
-async def host(runtime: str = "base") -> AsyncIterator[Host]:
-    """The driver as the daemon makes it, and the image built."""
-    store = Store(os.environ)
-    with tempfile.TemporaryDirectory(prefix="agentkernel-bench-") as directory:
-        driver = QemuDriver(store, Verdicts(store.data / "readiness", Path(directory)))
-        verdict = await driver.probe()
-        if not verdict.usable:
-            raise SystemExit(f"no microVM here: {verdict.reason}; {verdict.remedy}")
-        spec = BootSpec(Backend.MICROVM, runtime, await store.ensure(runtime), vmm=Vmm.QEMU)
-        yield Host(driver, spec, Path(directory))
 
 
 async def main(rounds: int, vms: int, *, as_json: bool) -> None:
@@ -116,16 +58,10 @@ async def _memory(report: Report, here: Host, vms: int) -> None:
     say(f"memory of {vms} microVMs")
     async with AsyncExitStack() as stack:
         made = [await stack.enter_async_context(here.booted()) for _ in range(vms)]
-        report.add("PSS, idle, before its throwaway command", [_pss_mib(birth) for _, birth in made], "MiB")
+        report.add("PSS, idle, before its throwaway command", [birth.pss_mib()["Pss"] for _, birth in made], "MiB")
         for guest, _ in made:
             await run_command(guest, WARM_UP)
-        report.add("PSS, idle, after it", [_pss_mib(birth) for _, birth in made], "MiB")
-
-
-def _pss_mib(birth: Birth) -> float:
-    """Of QEMU; its supervisor holds a few pages."""
-    lines = Path(f"/proc/{birth.facts['pid']}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+        report.add("PSS, idle, after it", [birth.pss_mib()["Pss"] for _, birth in made], "MiB")
 
 
 if __name__ == "__main__":

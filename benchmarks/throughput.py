@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-from boot import host
 from common import Daemon, Report, arguments, daemon, say
+from machines import host
 
 import agentkernel
 from agentkernel.drivers.contract import Guest

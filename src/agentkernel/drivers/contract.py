@@ -157,7 +157,9 @@ class Artifacts(Protocol):
         """The guest kernel and the initramfs that carries the agent."""
 
     async def blank_disk(self, mib: int) -> Path:
-        """A sparse file holding an empty ext4 file system of that size; copy it, never write to it."""
+        """A sparse file holding an ext4 file system of that size with a sandbox's empty directories; copy it, never
+        write to it.
+        """
 
 
 class Tool(Protocol):

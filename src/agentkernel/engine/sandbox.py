@@ -222,8 +222,12 @@ def _for_want_of_room(err: Exception) -> bool:
 async def _warm_up(guest: Guest, sandbox: Sandbox, nursery: Nursery) -> None:
     """What this runtime's callers will probably start, as they will start it: it is in memory then, and, where the
     processor is emulated, translated. How the commands end is nobody's business.
+
+    A clone has all of it in memory, and translates the first command only: the others cost more time and memory than
+    they save its caller.
     """
-    for command in nursery.warm_up(sandbox.key.spec.runtime):
+    commands = nursery.warm_up(sandbox.key.spec.runtime)
+    for command in commands if sandbox.template is None else commands[:1]:
         if nursery.hurried():
             return
         with suppress(Refused):

@@ -45,6 +45,7 @@ class Recipe:
     Attributes:
         parent: `from`; empty for one that starts from nothing.
         warm_up: commands that a template runs once before it is frozen, so that clones find their pages in memory.
+            Each clone runs the first of them again, because translations of an emulated processor are not inherited.
         checks: commands that must succeed in the finished image, as its user, without network.
     """
 

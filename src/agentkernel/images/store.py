@@ -161,7 +161,7 @@ class Store:
         )
 
     async def tool(self, name: str, progress: Progress | None = None) -> HostTool:
-        """A host program: `qemu`, `mkfs.erofs`, `fsck.erofs`, `mke2fs`, `lz4`, `zstd`.
+        """A host program: `qemu`, `mkfs.erofs`, `fsck.erofs`, `mke2fs`, `debugfs`, `lz4`, `zstd`.
 
         Raises:
             Unsupported: it cannot be had; the hint says what to install.
@@ -228,16 +228,18 @@ class Store:
         return await self._shelf.make("kernels", digest, build)
 
     async def blank_disk(self, mib: int) -> Path:
-        """A sparse file holding an empty ext4 file system of that size; copy it, never write to it."""
+        """A sparse file holding an ext4 file system of that size with a sandbox's empty directories; copy it, never
+        write to it.
+        """
         if not 1 <= mib <= disks.LARGEST_MIB:
             raise Refused(f"a disk of {mib} MiB cannot be made", hint=f"between 1 and {disks.LARGEST_MIB} MiB")
-        digest = digest_of({"mib": mib, "format": 1})
+        digest = digest_of({"mib": mib, "format": disks.FORMAT})
         if disk := self._shelf.find("disks", digest):
             return disk.file(disks.DISK)
-        mke2fs = await self.tool("mke2fs")
+        mke2fs, debugfs = await self.tool("mke2fs"), await self.tool("debugfs")
 
         async def build(folder: Path) -> Recorded:
-            return await disks.build(folder, mib, mke2fs.command)
+            return await disks.build(folder, mib, mke2fs.command, debugfs.command)
 
         return (await self._shelf.make("disks", digest, build)).file(disks.DISK)
 

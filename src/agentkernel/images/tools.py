@@ -94,6 +94,7 @@ _PROGRAMS = {
     "mkfs.erofs": ("usr/bin", "usr/sbin"),
     "fsck.erofs": ("usr/bin", "usr/sbin"),
     "mke2fs": ("sbin", "usr/sbin"),
+    "debugfs": ("sbin", "usr/sbin"),
     "lz4": ("usr/bin",),
     "zstd": ("usr/bin",),
 }

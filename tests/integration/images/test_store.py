@@ -97,6 +97,22 @@ async def test_a_blank_disk_is_sparse_and_a_good_file_system(store):
     assert superblock[0x78:0x88].rstrip(b"\0") == b"agentkernel"
 
 
+@pytest.mark.parametrize("directory", ["workspace", "scratch"])
+async def test_a_blank_disk_has_the_directories_that_a_sandbox_owns(store, directory):
+    path, debugfs = await store.blank_disk(512), await store.tool("debugfs")
+    told = run(*debugfs.command, "-R", f"stat {directory}", str(path)).split()
+    assert told[told.index("Type:") + 1] == "directory"
+    assert (told[told.index("User:") + 1], told[told.index("Group:") + 1]) == ("1000", "1000")
+
+
+async def test_a_blank_disk_leaves_no_tables_for_a_guest_to_clear(store):
+    with (await store.blank_disk(512)).open("rb") as disk:
+        disk.seek(4096)
+        groups = disk.read(512 // 128 * 64)
+    zeroed = 0x4  # EXT4_BG_INODE_ZEROED, in the flags of each group's descriptor of 64 bytes
+    assert all(int.from_bytes(groups[at + 0x12 : at + 0x14], "little") & zeroed for at in range(0, len(groups), 64))
+
+
 @pytest.mark.parametrize("mib", [0, -1, 1 << 21])
 async def test_a_disk_of_an_impossible_size_is_refused(store, mib):
     with pytest.raises(Refused):
