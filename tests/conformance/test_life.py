@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from dataclasses import replace
@@ -77,6 +78,45 @@ async def test_a_quiet_guest_says_nothing_until_it_may_and_then_goes_on(sibling:
     assert said.split() == [b"%d" % number for number in range(1, 41)]
     with pytest.raises(Refused):
         guest.resume()
+
+
+@pytest.mark.behaviour("life.pause")
+async def test_a_paused_sandbox_does_nothing_until_it_goes_on(subject: Subject) -> None:
+    async with subject.sandbox() as machine:
+        guest = machine.guest
+        process = await guest.exec(request("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"))
+        said = aiter(process)
+        await anext(said)
+        await anext(said)
+        await guest.pause()
+        await guest.pause()
+        with anyio.move_on_after(0.5):
+            while True:
+                await anext(said)  # what it said before
+        used_s = processor_s(machine.pid)
+        with anyio.move_on_after(2) as scope:
+            await anext(said)
+        assert scope.cancelled_caught
+        assert processor_s(machine.pid) - used_s < 0.1
+        await guest.unpause()
+        await guest.unpause()
+        with anyio.fail_after(30):
+            await anext(said)
+            await guest.refresh()
+            assert abs(float((await shell(guest, "date +%s.%N")).text) - time.time()) < 1
+        await process.kill()
+
+
+@pytest.mark.behaviour("life.pause-killed")
+async def test_the_end_of_a_paused_sandbox_is_noticed(subject: Subject) -> None:
+    async with subject.sandbox() as machine:
+        await machine.guest.pause()
+        subject.candidate.end_behind(machine.birth.facts)
+        with anyio.fail_after(GONE_S):
+            assert await machine.guest.wait_broken()
+        for call in (machine.guest.unpause, machine.guest.pause):
+            with pytest.raises(Broken):
+                await call()
 
 
 @pytest.mark.behaviour("life.boot-refused")
@@ -168,6 +208,12 @@ async def test_a_killed_sandbox_breaks_every_call_at_once_and_reaping_it_is_fine
         assert [type(err) for err in caught] == [Broken]
         await subject.driver.reap(machine.birth.id, machine.birth.facts)
     await subject.driver.reap(new_sandbox_id(), {})
+
+
+def processor_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 async def _dead(pid: int) -> bool:

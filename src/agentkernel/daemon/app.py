@@ -104,6 +104,7 @@ async def serve(home: Places, config: Config, ready: Readiness) -> None:
             queue_timeout_s=config.pool.queue_timeout_s,
             lease_ttl_s=config.pool.lease_ttl_s,
             warm_up=store.warm_up,
+            idle_pause_s=config.pool.idle_pause_s,
             templates=config.pool.templates and config.security.share_template_memory,
         )
         async with engine.running():

@@ -127,6 +127,12 @@ class Service:
             case requests.LeaseRenew(id=lease, request_id=request_id):
                 self._engine.leases.get(LeaseId(lease))
                 return replies.Renewed(id=lease, expires_in_s=self._ttl_s, request_id=request_id)
+            case requests.SandboxPause(id=lease, request_id=request_id):
+                await self._engine.pause(LeaseId(lease))
+                return replies.Paused(id=lease, request_id=request_id)
+            case requests.SandboxResume(id=lease, request_id=request_id):
+                await self._engine.resume(LeaseId(lease))
+                return replies.Resumed(id=lease, request_id=request_id)
             case requests.Prewarm():
                 return await self._prewarm(request)
             case requests.Status():

@@ -112,6 +112,16 @@ class Guest(abc.ABC):
     async def rename(self, source: str, target: str) -> None:
         """Rename within one file system."""
 
+    async def pause(self) -> None:
+        """Stop its processors: nothing in it runs, and nothing is answered, until `unpause`. Once more is fine.
+        Declared by `Feature.PAUSE`.
+        """
+        raise Unsupported("this sandbox cannot be paused")
+
+    async def unpause(self) -> None:
+        """Let its processors go on, where they stopped; its clock is behind until `refresh`. Once more is fine."""
+        raise Unsupported("this sandbox cannot be paused")
+
     @abc.abstractmethod
     async def shut_down(self) -> None:
         """Ask politely: sync and power off. The driver's block still has to be left."""

@@ -22,9 +22,9 @@ from agentkernel.engine.sandbox import WARM_UP_S, Nursery, Sandbox, conceived, l
 from agentkernel.engine.templates import Templates
 from agentkernel.engine.timings import Stage, Timings
 from agentkernel.journal import Journal
-from agentkernel.model.errors import Busy
+from agentkernel.model.errors import Busy, Unsupported
 from agentkernel.model.ids import LeaseId, SandboxId, new_sandbox_id
-from agentkernel.model.kinds import Backend, Vmm
+from agentkernel.model.kinds import Backend, Feature, Vmm
 from agentkernel.model.readiness import Readiness
 from agentkernel.model.spec import BootSpec, LeaseSpec
 from agentkernel.policy.environment import exec_request
@@ -76,6 +76,7 @@ class Engine:
         lease_ttl_s: how long a lease lives after its last use.
         warm_up: throwaway commands for a runtime's new sandboxes, run while nobody waits, and for its template.
         templates: clone sandboxes from a template where the driver can; else all boot cold.
+        idle_pause_s: a sandbox that nobody took for so long is paused, where its driver can; 0 for never.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Engine:
         lease_ttl_s: float = 3600.0,
         warm_up: Callable[[str], Sequence[Sequence[str]]] = lambda _runtime: (),
         templates: bool = True,
+        idle_pause_s: float = 0.0,
     ) -> None:
         self.drivers = drivers
         self.timings = Timings()
@@ -106,6 +108,7 @@ class Engine:
             self._tell,
             warm_up,
             lambda: self._pool.counts().waiting > 0,
+            idle_pause_s,
         )
         self._tickets = itertools.count(1)
         self._waiters: dict[Ticket, _Waiter] = {}
@@ -184,6 +187,11 @@ class Engine:
         lent = cast(Lend, answer)
         sandbox = self._sandboxes[lent.sandbox]
         sandbox.was_warm = lent.warm
+        try:
+            await sandbox.wake()
+        except BaseException:
+            self.give_back(sandbox)
+            raise
         return sandbox
 
     async def prewarm(self, keys: tuple[Key, ...]) -> int:
@@ -236,6 +244,26 @@ class Engine:
         """End a lease and its sandbox; an unknown one is fine."""
         self.leases.end(lease)
 
+    # --- pause --------------------------------------------------------------------------------------------------------
+
+    async def pause(self, lease_id: LeaseId) -> None:
+        """Stop a lease's sandbox where it is, until `resume`. What runs in it stops, what is asked of it is refused.
+
+        Raises:
+            NotFound: there is no such lease.
+            Unsupported: its driver cannot.
+            Broken: it has ended.
+        """
+        with self.leases.used(lease_id) as lease:
+            need(lease.sandbox, Feature.PAUSE)
+            await lease.sandbox.pause()
+
+    async def resume(self, lease_id: LeaseId) -> None:
+        """Let it go on, with the right time; fine for one that runs. Raises as `pause`."""
+        with self.leases.used(lease_id) as lease:
+            need(lease.sandbox, Feature.PAUSE)
+            await lease.sandbox.wake()
+
     # --- facts --------------------------------------------------------------------------------------------------------
 
     def counts(self) -> Counts:
@@ -262,6 +290,8 @@ class Engine:
             case Destroy(sandbox=identifier):
                 self._sandboxes[identifier].end()
             case Lend() | Prewarmed() | Fail():
+                if isinstance(command, Lend):
+                    self._sandboxes[command.sandbox].lent = True
                 waiter = self._waiters[command.ticket]
                 waiter.answer = command
                 waiter.event.set()
@@ -299,3 +329,10 @@ class Engine:
                 await self._wake.wait()
             if timer.cancelled_caught:
                 self._tell(Ticked())
+
+
+def need(sandbox: Sandbox, feature: Feature) -> None:
+    """Raise Unsupported for what a sandbox's driver does not declare."""
+    if feature not in sandbox.driver.capabilities:
+        backend = sandbox.key.spec.backend
+        raise Unsupported(f"Unsupported: {backend} has no {feature}", hint="use a backend that declares it")

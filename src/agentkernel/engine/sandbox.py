@@ -6,7 +6,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from agentkernel.engine.timings import Stage, Timings
 from agentkernel.journal import Journal
 from agentkernel.model.errors import AgentkernelError, Broken, Refused
 from agentkernel.model.ids import SandboxId
+from agentkernel.model.kinds import Feature
 from agentkernel.model.readiness import Identity, Readiness
 from agentkernel.policy.environment import exec_request
 from agentkernel.pool.events import Booted, BootFailed, Died, Event, Gone, Key
@@ -58,7 +59,12 @@ class Birth:
 
 @dataclass(slots=True, eq=False)
 class Sandbox:
-    """A sandbox of the pool: booting, warm, lent or ending. `guest` is there between Booted and the end."""
+    """A sandbox of the pool: booting, warm, lent or ending. `guest` is there between Booted and the end.
+
+    Attributes:
+        lent: it belongs to a caller; set at once when the pool says so, and never taken back.
+        still: its processors are stopped, or about to be: for its idleness, or because its caller wants it.
+    """
 
     id: SandboxId
     key: Key
@@ -69,7 +75,10 @@ class Sandbox:
     ending: bool = False
     was_warm: bool = False
     template: Path | None = None
+    lent: bool = False
+    still: bool = False
     _guest: Guest | None = None
+    _turn: anyio.Lock = field(default_factory=anyio.Lock)
 
     @property
     def guest(self) -> Guest:
@@ -77,10 +86,45 @@ class Sandbox:
 
         Raises:
             Broken: it has ended.
+            Refused: its caller has paused it.
         """
+        if self.still and self._guest is not None:
+            raise Refused("the sandbox is paused", hint="resume it first")
+        return self._any_guest
+
+    @property
+    def _any_guest(self) -> Guest:
         if self._guest is None:
             raise Broken("the sandbox has ended", hint="take another one")
         return self._guest
+
+    async def ping(self) -> None:
+        """One round trip, unless it stands still. Raises Broken or TimeoutError when it does not answer."""
+        async with self._turn:
+            if not self.still:
+                with anyio.fail_after(HEARTBEAT_GRACE_S):
+                    await self._any_guest.ping()
+
+    async def rest(self) -> None:
+        """Pause for idleness; not when it is lent, or just about to be."""
+        async with self._turn:
+            if not self.lent:
+                self.still = True
+                await self._any_guest.pause()
+
+    async def pause(self) -> None:
+        """Pause for its caller. Commands that run stop where they are. Raises Broken."""
+        async with self._turn:
+            self.still = True
+            await self._any_guest.pause()
+
+    async def wake(self) -> None:
+        """Go on, with the right time. Costs nothing where it runs. Raises Broken."""
+        if self.still:
+            async with self._turn:
+                await self._any_guest.unpause()
+                self.still = False
+                await self._any_guest.refresh()
 
     def end(self) -> None:
         """Begin its destruction; `live` reports Gone when nothing is left."""
@@ -95,6 +139,7 @@ class Nursery:
     Attributes:
         warm_up: the throwaway commands of a runtime, by its name.
         hurried: whether callers wait for a sandbox; then each is theirs as soon as it can execute.
+        idle_pause_s: a sandbox that nobody took for so long is paused, where its driver can; 0 for never.
     """
 
     journal: Journal
@@ -104,6 +149,7 @@ class Nursery:
     tell: Callable[[Event], None]
     warm_up: Callable[[str], Sequence[Sequence[str]]]
     hurried: Callable[[], bool]
+    idle_pause_s: float
 
 
 async def live(sandbox: Sandbox, nursery: Nursery) -> None:
@@ -117,7 +163,7 @@ async def live(sandbox: Sandbox, nursery: Nursery) -> None:
                     booted = True
                     sandbox._guest = guest
                     nursery.tell(Booted(sandbox.id))
-                    reason = await _until_dead(guest)
+                    reason = await _until_dead(sandbox, guest, nursery.idle_pause_s)
                     log.warning("sandbox died", extra={"sandbox": sandbox.id, "reason": reason})
                     nursery.tell(Died(sandbox.id))
                     await anyio.sleep_forever()
@@ -203,8 +249,8 @@ async def _warm_up(guest: Guest, sandbox: Sandbox, nursery: Nursery) -> None:
             await run_command(guest, exec_request(command), timeout_s=WARM_UP_S)
 
 
-async def _until_dead(guest: Guest) -> str:
-    """Return the reason once the guest's stream ended, or once it stopped answering pings."""
+async def _until_dead(sandbox: Sandbox, guest: Guest, idle_pause_s: float) -> str:
+    """Return the reason once the guest's stream ended, or once it stopped answering pings. Pauses it when idle."""
     reason = ""
     async with anyio.create_task_group() as group:
 
@@ -213,19 +259,27 @@ async def _until_dead(guest: Guest) -> str:
             reason = await guest.wait_broken()
             group.cancel_scope.cancel()
 
-        async def heartbeat() -> None:
+        async def examine(act: Callable[[], Awaitable[None]]) -> None:
             nonlocal reason
+            try:
+                await act()
+            except (TimeoutError, AgentkernelError) as err:
+                reason = str(err) or f"no answer to a ping within {HEARTBEAT_GRACE_S:.0f} s"
+                group.cancel_scope.cancel()
+
+        async def heartbeat() -> None:
             while True:
                 await anyio.sleep(HEARTBEAT_S)
-                try:
-                    with anyio.fail_after(HEARTBEAT_GRACE_S):
-                        await guest.ping()
-                except (TimeoutError, AgentkernelError) as err:
-                    reason = str(err) or f"no answer to a ping within {HEARTBEAT_GRACE_S:.0f} s"
-                    group.cancel_scope.cancel()
+                await examine(sandbox.ping)
+
+        async def rest() -> None:
+            await anyio.sleep(idle_pause_s)
+            await examine(sandbox.rest)
 
         group.start_soon(watch)
         group.start_soon(heartbeat)
+        if idle_pause_s and Feature.PAUSE in sandbox.driver.capabilities:
+            group.start_soon(rest)
     return reason
 
 

@@ -188,6 +188,20 @@ class Renewed(Message, frozen=True, kw_only=True):
     request_id: str | UnsetType = UNSET
 
 
+class Paused(Message, frozen=True, kw_only=True):
+    """The lease's sandbox stands still."""
+
+    id: str
+    request_id: str | UnsetType = UNSET
+
+
+class Resumed(Message, frozen=True, kw_only=True):
+    """The lease's sandbox runs."""
+
+    id: str
+    request_id: str | UnsetType = UNSET
+
+
 Reply = (
     Acquired
     | Released
@@ -205,4 +219,6 @@ Reply = (
     | Accepted
     | Archived
     | Renewed
+    | Paused
+    | Resumed
 )

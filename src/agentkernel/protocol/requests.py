@@ -214,6 +214,20 @@ class LeaseRenew(Message, frozen=True, kw_only=True):
     request_id: RequestId | UnsetType = UNSET
 
 
+class SandboxPause(Message, frozen=True, kw_only=True):
+    """Stop a lease's sandbox where it is."""
+
+    id: str
+    request_id: RequestId | UnsetType = UNSET
+
+
+class SandboxResume(Message, frozen=True, kw_only=True):
+    """Let a paused sandbox go on."""
+
+    id: str
+    request_id: RequestId | UnsetType = UNSET
+
+
 Request = (
     Acquire
     | Release
@@ -230,6 +244,8 @@ Request = (
     | GrantCredit
     | ArchivePut
     | LeaseRenew
+    | SandboxPause
+    | SandboxResume
 )
 
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
+import anyio.lowlevel
 
 from agentkernel.drivers.contract import Birth, Driver, Guest
 from agentkernel.drivers.fake.guest import SimulatedGuest
@@ -18,7 +19,25 @@ from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Identity, Readiness
 from agentkernel.model.spec import BootSpec
 
-DECLARED = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT})
+DECLARED = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.PAUSE})
+
+
+class FakeGuest(LinkGuest):
+    """`Guest` over the guest link; its driver is asked to do the rest."""
+
+    inside: SimulatedGuest
+
+    async def pause(self) -> None:
+        self._session.check()
+        await anyio.lowlevel.checkpoint()
+        self.inside.pause()
+        await anyio.lowlevel.checkpoint()
+
+    async def unpause(self) -> None:
+        self._session.check()
+        await anyio.lowlevel.checkpoint()
+        self.inside.unpause()
+        await anyio.lowlevel.checkpoint()
 
 
 @dataclass
@@ -76,7 +95,8 @@ class FakeDriver(Driver):
             failure: Exception | None = None
             try:
                 identity = Identity(f"sandbox-{birth.id[:8]}", bytes.fromhex(birth.id).ljust(16, b"\0")[:16])
-                async with LinkGuest.attach(stream, identity, pids=spec.pids) as attached:
+                async with FakeGuest.attach(stream, identity, pids=spec.pids) as attached:
+                    attached.inside = guest
                     yield attached
             except Exception as error:  # raised again below, where the task group does not wrap it
                 failure = error

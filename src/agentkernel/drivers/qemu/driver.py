@@ -16,9 +16,10 @@ import anyio.to_thread
 from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepare, Tool
-from agentkernel.drivers.link import LinkGuest, PlainSocket
+from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.drivers.qemu.files import both_ways, connect_below, copy_sparse, listen_below, opened
+from agentkernel.drivers.qemu.guest import QemuGuest
 from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, Machine, Memory, arguments
 from agentkernel.drivers.qemu.template import (
     OpenTemplates,
@@ -57,7 +58,12 @@ class QemuDriver(Driver):
     backend = Backend.MICROVM
     vmm = Vmm.QEMU
     capabilities = Capabilities(
-        frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.TEMPLATE})
+        frozenset(
+            {
+                *(Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT),
+                *(Feature.TEMPLATE, Feature.PAUSE),
+            }
+        )
     )
 
     def __init__(self, artifacts: Artifacts, verdicts: Verdicts) -> None:
@@ -153,7 +159,7 @@ class QemuDriver(Driver):
     @asynccontextmanager
     async def _booted(
         self, tool: Tool, machine: Machine, birth: Birth, *, memory: int | None = None
-    ) -> AsyncIterator[LinkGuest]:
+    ) -> AsyncIterator[QemuGuest]:
         kernel = await self._artifacts.kernel()
         async with AsyncExitStack() as stack:
             with ExitStack() as files:
@@ -204,9 +210,10 @@ class QemuDriver(Driver):
     @staticmethod
     async def _greeted(
         stream: PlainSocket, spec: BootSpec, birth: Birth, stack: AsyncExitStack, *, mount: bool = True
-    ) -> LinkGuest:
+    ) -> QemuGuest:
         """The guest, with an identity and its disk; a template's disk stays unmounted, for its clones have others."""
-        guest = await stack.enter_async_context(LinkGuest.attach(stream, birth.identity, pids=spec.pids))
+        guest = await stack.enter_async_context(QemuGuest.attach(stream, birth.identity, pids=spec.pids))
+        guest.live_in(birth.directory)
         if spec.disk_mib and mount:
             await guest.mount_disk(SCRATCH_SERIAL, "ext4", BINDS)
         return guest

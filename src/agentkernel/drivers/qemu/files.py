@@ -34,8 +34,11 @@ def listen_below(directory: Path, name: str) -> socket.socket:
 
 
 def connect_below(directory: Path, name: str) -> socket.socket:
-    """A connection to a socket in that folder; at once, as soon as somebody listens and before they accept."""
+    """A connection to a socket in that folder; at once, as soon as somebody listens and before they accept. Never
+    waits: where too many wait already, it is an OSError.
+    """
     connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
     try:
         with _short(directory, name) as path:
             connection.connect(path)
