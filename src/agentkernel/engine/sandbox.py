@@ -118,6 +118,11 @@ class Sandbox:
             self.still = True
             await self._any_guest.pause()
 
+    async def save(self, folder: Path) -> None:
+        """Write all of it to an empty folder; it stands still meanwhile. Raises Refused when it is paused, Broken."""
+        async with self._turn:
+            await self.guest.save(folder)
+
     async def wake(self) -> None:
         """Go on, with the right time. Costs nothing where it runs. Raises Broken."""
         if self.still:
@@ -198,16 +203,16 @@ async def conceived(
 
 @asynccontextmanager
 async def _running(sandbox: Sandbox, nursery: Nursery) -> AsyncIterator[Guest]:
-    """A guest that has run its throwaway commands; left without a trace."""
+    """A guest that has run its throwaway commands, or goes on from its origin; left without a trace."""
     began_s, ended_s = time.perf_counter(), None
     place = conceived(sandbox.id, sandbox.driver, sandbox.identity, nursery.journal, nursery.directory)
     async with place as birth:
         try:
             async with _machine(sandbox, nursery, birth) as guest:
-                await run_command(guest, WARM_UP)
-                await _warm_up(guest, sandbox, nursery)
-                stage = Stage.BOOT if sandbox.template is None else Stage.CLONE
-                nursery.timings.add(stage, time.perf_counter() - began_s)
+                if not sandbox.key.origin:
+                    await run_command(guest, WARM_UP)
+                    await _warm_up(guest, sandbox, nursery)
+                nursery.timings.add(_stage(sandbox), time.perf_counter() - began_s)
                 try:
                     yield guest
                 finally:
@@ -217,10 +222,20 @@ async def _running(sandbox: Sandbox, nursery: Nursery) -> AsyncIterator[Guest]:
                 nursery.timings.add(Stage.DESTROY, time.perf_counter() - ended_s)
 
 
+def _stage(sandbox: Sandbox) -> Stage:
+    if sandbox.key.origin:
+        return Stage.RESTORE
+    return Stage.BOOT if sandbox.template is None else Stage.CLONE
+
+
 @asynccontextmanager
 async def _machine(sandbox: Sandbox, nursery: Nursery, birth: Birth) -> AsyncIterator[Guest]:
-    """A copy of a template where there is one, else a machine that boots."""
+    """One that goes on from its origin, or a copy of a template where there is one, else a machine that boots."""
     spec, driver = sandbox.key.spec, sandbox.driver
+    if sandbox.key.origin:
+        async with driver.restore(Path(sandbox.key.origin), spec, birth) as guest:
+            yield guest
+        return
     sandbox.template = await nursery.templates.get(spec, driver)
     if sandbox.template is None:
         async with driver.boot(spec, birth) as guest:

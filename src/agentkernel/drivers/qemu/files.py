@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+SCRATCH = "scratch.ext4"
+"""The private disk, in its machine's folder."""
+
 
 @contextmanager
 def _short(directory: Path, name: str) -> Iterator[str]:
