@@ -210,9 +210,10 @@ class QemuDriver(Driver):
                     private = await self._private(machine.spec, birth.directory, files, disk)
                     fds = replace(private, memory=memory, state=state)
                 process, stream = await self._started(tool, machine, birth, fds, stack)
-                with _coming_up(process, CLONE_DEADLINE_S):
-                    await load(birth.directory, state)
-                    guest = await self._greeted(tool, stream, machine, birth, stack, mount=disk is None)
+            # Our copies of its listening sockets are closed by now: they would keep us waiting for a QEMU that is dead.
+            with _coming_up(process, CLONE_DEADLINE_S):
+                await load(birth.directory, state)
+                guest = await self._greeted(tool, stream, machine, birth, stack, mount=disk is None)
             yield guest
 
     async def _private(

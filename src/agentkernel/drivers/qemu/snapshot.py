@@ -20,6 +20,7 @@ from agentkernel.drivers.qemu.qmp import Monitor, command, leave_memory_out
 from agentkernel.model.errors import Broken, NotFound, Refused
 
 STATE, INPUTS = "state", "inputs.json"
+FINALIZED_EACH_S = 0.002
 FAST = 1 << 40
 """Bytes a second: no limit. QEMU keeps to 128 MiB unless told otherwise."""
 
@@ -45,8 +46,15 @@ async def save(monitor: Monitor, folder: Path, disk: Path, inputs: Mapping[str, 
             if disk.exists():
                 await anyio.to_thread.run_sync(copy_sparse, disk, folder / SCRATCH)
         finally:
+            await _finalized(monitor)
             await monitor.execute(command("cont"))
     (folder / INPUTS).write_text(json.dumps(dict(inputs)))
+
+
+async def _finalized(monitor: Monitor) -> None:
+    """Wait for the moment after the end of a migration from which on QEMU takes `cont`. It tells of it by no event."""
+    while (await monitor.execute(command("query-status")))[0]["status"] == "finish-migrate":  # noqa: ASYNC110
+        await anyio.sleep(FINALIZED_EACH_S)
 
 
 def check_fits(folder: Path, inputs: Mapping[str, object]) -> None:
