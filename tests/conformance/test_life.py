@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from dataclasses import replace
@@ -14,10 +15,11 @@ import pytest
 from agentkernel.drivers.contract import Guest
 from agentkernel.drivers.link import LinkGuest
 from agentkernel.model.errors import AgentkernelError, Broken, Refused
+from agentkernel.model.execution import Started
 from agentkernel.model.ids import Digest, new_sandbox_id
 from agentkernel.model.readiness import Identity
 from tests.conformance.candidates import Subject
-from tests.support.machines import Machine, alive, booted, request, run, settles, shell
+from tests.support.machines import Machine, alive, booted, cradle, request, run, settles, shell
 from tests.support.processes import naming
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
@@ -77,6 +79,77 @@ async def test_a_quiet_guest_says_nothing_until_it_may_and_then_goes_on(sibling:
     assert said.split() == [b"%d" % number for number in range(1, 41)]
     with pytest.raises(Refused):
         guest.resume()
+
+
+@pytest.mark.behaviour("life.pause")
+async def test_a_paused_sandbox_does_nothing_until_it_goes_on(subject: Subject) -> None:
+    async with subject.sandbox() as machine:
+        guest = machine.guest
+        process = await guest.exec(request("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"))
+        said = aiter(process)
+        await anext(said)
+        await anext(said)
+        await guest.pause()
+        await guest.pause()
+        with anyio.move_on_after(0.5):
+            while True:
+                await anext(said)  # what it said before
+        used_s = processor_s(machine.pid)
+        with anyio.move_on_after(2) as scope:
+            await anext(said)
+        assert scope.cancelled_caught
+        assert processor_s(machine.pid) - used_s < 0.1
+        await guest.unpause()
+        await guest.unpause()
+        with anyio.fail_after(30):
+            await anext(said)
+            await guest.refresh()
+            assert abs(float((await shell(guest, "date +%s.%N")).text) - time.time()) < 1
+        await process.kill()
+
+
+@pytest.mark.behaviour("life.pause-killed")
+async def test_the_end_of_a_paused_sandbox_is_noticed(subject: Subject) -> None:
+    async with subject.sandbox() as machine:
+        await machine.guest.pause()
+        subject.candidate.end_behind(machine.birth.facts)
+        with anyio.fail_after(GONE_S):
+            assert await machine.guest.wait_broken()
+        for call in (machine.guest.unpause, machine.guest.pause):
+            with pytest.raises(Broken):
+                await call()
+
+
+@pytest.mark.behaviour("life.save")
+@pytest.mark.behaviour("life.restore")
+async def test_a_saved_sandbox_goes_on_and_so_does_each_that_is_restored(subject: Subject, tmp_path: Path) -> None:
+    who = "uname -n; cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid"
+    async with subject.sandbox() as machine:
+        guest = machine.guest
+        script = "i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo $i; echo $i > /workspace/i; sleep 0.1; done; sleep 60"
+        process = await guest.exec(request("sh", "-c", script))
+        said = aiter(process)
+        assert isinstance(await anext(said), Started)
+        heard = [await anext(said)]
+        await guest.write_file("/scratch/big", bytes(range(256)) * 4096)
+        await guest.save(tmp_path)
+        seen = [(await shell(guest, who)).text.split()]
+        for _ in range(2):
+            birth = cradle(subject.place)
+            async with subject.driver.restore(tmp_path, machine.spec, birth) as child:
+                seen.append((await shell(child, who)).text.split())
+                assert seen[-1][0] == birth.identity.hostname
+                assert abs(float((await shell(child, "date +%s.%N")).text) - time.time()) < 2
+                assert await child.read_file("/scratch/big") == bytes(range(256)) * 4096
+                first = int((await shell(child, "cat /workspace/i; rm /scratch/big")).text)
+                await anyio.sleep(0.5)
+                assert first < int((await shell(child, "cat /workspace/i")).text) <= 40
+        while b"".join(event.data for event in heard).count(b"\n") < 40:
+            heard.append(await anext(said))
+        assert b"".join(event.data for event in heard).split() == [b"%d" % number for number in range(1, 41)]
+        assert await guest.read_file("/scratch/big") == bytes(range(256)) * 4096
+        await process.kill()
+    assert all(len(set(each)) == 3 for each in zip(*seen, strict=True))
 
 
 @pytest.mark.behaviour("life.boot-refused")
@@ -168,6 +241,12 @@ async def test_a_killed_sandbox_breaks_every_call_at_once_and_reaping_it_is_fine
         assert [type(err) for err in caught] == [Broken]
         await subject.driver.reap(machine.birth.id, machine.birth.facts)
     await subject.driver.reap(new_sandbox_id(), {})
+
+
+def processor_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 async def _dead(pid: int) -> bool:

@@ -14,7 +14,7 @@ from tests.support.field_tables import rows
 from agentkernel.model.errors import DOORS
 from agentkernel.protocol import guest_json
 from agentkernel.protocol.codec import REQUESTS, Rejected, decode_reply, decode_request
-from agentkernel.protocol.replies import DriverStatus, Reply
+from agentkernel.protocol.replies import DriverStatus, Reply, SnapshotFacts
 from agentkernel.protocol.requests import FilePut
 from agentkernel.protocol.words import LATER, WireBackend
 
@@ -25,6 +25,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     **{f"Reply `{struct.__struct_config__.tag}`": struct for struct in get_args(Reply)},
     "Part `file`": FilePut,
     "Part `driver`": DriverStatus,
+    "Part `snapshot`": SnapshotFacts,
 }
 ORIGINAL_REQUESTS = {
     "Request `acquire`": ["runtime", "backend", "compatibility_mode"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from agentkernel.model.kinds import Mode
 from agentkernel.pool.events import HostLimits, Ticket
 
 KEYS = [key("base"), key("python", Mode.CLAUDE), key("python", Mode.CODEX), key("odd", Mode.CLAUDE)]
+FORKED = replace(key(), origin="a saved sandbox")
+"""Asked for like the others, and never configured."""
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -27,7 +30,7 @@ class PoolMachine(RuleBasedStateMachine):
     def configure(self, which, low: int, more: int, fill: bool) -> None:
         self.world.configure(which, low, low + more, fill=fill)
 
-    @rule(which=st.sampled_from(KEYS))
+    @rule(which=st.sampled_from([*KEYS, FORKED]))
     def ask(self, which) -> None:
         self.world.ask(which)
 
@@ -93,7 +96,7 @@ def one_random_history(seed: int) -> None:
         chance = dice.random()
         which = dice.choice(KEYS)
         if chance < 0.25:
-            world.ask(which)
+            world.ask(dice.choice([which, which, FORKED]))
         elif chance < 0.32:
             low = dice.randint(0, 3)
             world.configure(which, low, low + dice.randint(0, 2), fill=dice.random() < 0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -27,7 +28,7 @@ async def engine_over(
     key: Key = KEY,
     limits: HostLimits | None = None,
     warm: Limits | None = None,
-    **settings: float,
+    **settings: Any,
 ) -> AsyncIterator[Engine]:
     """An engine that runs, knows the key, and lends sandboxes of `driver`."""
     async with Journal.open(directory / "journal.db") as journal:

@@ -26,6 +26,7 @@ from agentkernel.daemon.settings import load_config
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.engine.engine import Engine
+from agentkernel.engine.snapshots import Snapshots
 from agentkernel.images.store import Store
 from agentkernel.journal import Journal
 from agentkernel.model.errors import AgentkernelError, code_of
@@ -101,9 +102,11 @@ async def serve(home: Places, config: Config, ready: Readiness) -> None:
             journal=journal,
             directory=home.sandboxes,
             limits=limits,
+            snapshots=Snapshots(home.snapshots),
             queue_timeout_s=config.pool.queue_timeout_s,
             lease_ttl_s=config.pool.lease_ttl_s,
             warm_up=store.warm_up,
+            idle_pause_s=config.pool.idle_pause_s,
             templates=config.pool.templates and config.security.share_template_memory,
         )
         async with engine.running():

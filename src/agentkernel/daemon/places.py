@@ -27,6 +27,11 @@ class Places:
         return self.home / "sandboxes"
 
     @property
+    def snapshots(self) -> Path:
+        """One private folder per snapshot; they outlive the daemon."""
+        return self.home / "snapshots"
+
+    @property
     def journal(self) -> Path:
         """The SQLite file."""
         return self.home / "journal.db"

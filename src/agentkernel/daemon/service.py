@@ -23,11 +23,13 @@ from agentkernel.drivers.contract import Process
 from agentkernel.engine.command import Outcome, Sink, run_command
 from agentkernel.engine.engine import Engine
 from agentkernel.engine.groups import task_group
+from agentkernel.engine.leases import Lease
 from agentkernel.engine.sandbox import Sandbox
+from agentkernel.engine.snapshots import Snapshot
 from agentkernel.engine.timings import Stage
 from agentkernel.model.errors import Refused
 from agentkernel.model.execution import Started, Stderr, Stdout
-from agentkernel.model.ids import LeaseId
+from agentkernel.model.ids import LeaseId, SnapshotId
 from agentkernel.model.kinds import Feature, Mode
 from agentkernel.model.spec import BootSpec, LeaseSpec
 from agentkernel.policy.admission import Admitted, Offer, Wish, admit, admit_to
@@ -128,6 +130,15 @@ class Service:
             case requests.LeaseRenew(id=lease, request_id=request_id):
                 self._engine.leases.get(LeaseId(lease))
                 return replies.Renewed(id=lease, expires_in_s=self._ttl_s, request_id=request_id)
+            case requests.SandboxPause() | requests.SandboxResume() | requests.SandboxFork():
+                return await self._of_sandbox(request)
+            case (
+                requests.SnapshotTake()
+                | requests.SnapshotRestore()
+                | requests.SnapshotList()
+                | requests.SnapshotRemove()
+            ):
+                return await self._of_snapshots(request)
             case requests.Prewarm():
                 return await self._prewarm(request)
             case requests.Status():
@@ -305,14 +316,21 @@ class Service:
         except BaseException:
             self._engine.release(lease.id)  # nobody learns of it, so nobody would release it
             raise
-        path = self._door.open(lease, self._doors) if self._doors is not None else None
+        return self._acquired(lease, request.request_id)
+
+    def _acquired(self, lease: Lease, request_id: str | UnsetType) -> replies.Acquired:
         return replies.Acquired(
             id=lease.id,
-            vsock_path=optional(None if path is None else str(path)),
+            vsock_path=optional(self._opened(lease)),
             expires_in_s=self._ttl_s,
-            request_id=request.request_id,
+            request_id=request_id,
             **Place(lease.sandbox).facts(),
         )
+
+    def _opened(self, lease: Lease) -> str | None:
+        """The socket of a lease; None where there can be none."""
+        path = self._door.open(lease, self._doors) if self._doors is not None else None
+        return None if path is None else str(path)
 
     async def _prewarm(self, request: requests.Prewarm) -> replies.Prewarmed:
         mode = request.compatibility_mode
@@ -331,6 +349,59 @@ class Service:
                     await self._key(await self._admit(Wish(runtime)), runtime, mode, None, fill=True)
             except Refused as err:
                 log.warning("cannot prewarm", extra={"mode": str(mode), "reason": err.message})
+
+    # --- pause, forks and snapshots -----------------------------------------------------------------------------------
+
+    async def _of_sandbox(
+        self, request: requests.SandboxPause | requests.SandboxResume | requests.SandboxFork
+    ) -> replies.Reply:
+        match request:
+            case requests.SandboxPause(id=lease, request_id=request_id):
+                await self._engine.pause(LeaseId(lease))
+                return replies.Paused(id=lease, request_id=request_id)
+            case requests.SandboxResume(id=lease, request_id=request_id):
+                await self._engine.resume(LeaseId(lease))
+                return replies.Resumed(id=lease, request_id=request_id)
+            case requests.SandboxFork():
+                return await self._fork(request)
+
+    async def _of_snapshots(
+        self,
+        request: requests.SnapshotTake | requests.SnapshotRestore | requests.SnapshotList | requests.SnapshotRemove,
+    ) -> replies.Reply:
+        match request:
+            case requests.SnapshotTake(id=lease, request_id=request_id):
+                taken = await self._engine.snapshot(LeaseId(lease))
+                return replies.SnapshotTaken(snapshot=taken.id, size_bytes=taken.size_bytes, request_id=request_id)
+            case requests.SnapshotRestore():
+                return await self._restore(request)
+            case requests.SnapshotList(request_id=request_id):
+                return replies.SnapshotsReply(
+                    snapshots=[_facts_of(snapshot) for snapshot in self._engine.snapshots.all()], request_id=request_id
+                )
+            case requests.SnapshotRemove(snapshot=snapshot, request_id=request_id):
+                await self._engine.snapshots.remove(SnapshotId(snapshot))
+                return replies.SnapshotRemoved(snapshot=snapshot, request_id=request_id)
+
+    async def _fork(self, request: requests.SandboxFork) -> replies.Forked:
+        children = await self._engine.fork(LeaseId(request.id), request.count)
+        paths = [path for child in children if (path := self._opened(child)) is not None]
+        facts = Place(children[0].sandbox).facts()
+        del facts["warm"]
+        return replies.Forked(
+            ids=[child.id for child in children],
+            vsock_paths=optional(paths or None),
+            expires_in_s=self._ttl_s,
+            request_id=request.request_id,
+            **facts,
+        )
+
+    async def _restore(self, request: requests.SnapshotRestore) -> replies.Acquired:
+        spec = self._engine.snapshots.get(SnapshotId(request.snapshot)).spec
+        choice = (spec.backend, spec.vmm)
+        await self._engine.readiness(choice)
+        admit_to(choice, Wish(spec.runtime), self._offers(), self._config)
+        return self._acquired(await self._engine.restore(SnapshotId(request.snapshot)), request.request_id)
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
@@ -362,6 +433,15 @@ class Service:
             timings=optional(self._engine.timings.summary() if request.timings else None),
             request_id=request.request_id,
         )
+
+
+def _facts_of(snapshot: Snapshot) -> replies.SnapshotFacts:
+    return replies.SnapshotFacts(
+        snapshot=snapshot.id,
+        runtime=snapshot.spec.runtime,
+        taken_s=int(snapshot.taken_s),
+        size_bytes=snapshot.size_bytes,
+    )
 
 
 def wish_of(request: requests.Run | requests.Acquire) -> Wish:

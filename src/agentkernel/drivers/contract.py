@@ -112,6 +112,26 @@ class Guest(abc.ABC):
     async def rename(self, source: str, target: str) -> None:
         """Rename within one file system."""
 
+    async def pause(self) -> None:
+        """Stop its processors: nothing in it runs, and nothing is answered, until `unpause`. Once more is fine.
+        Declared by `Feature.PAUSE`.
+        """
+        raise Unsupported("this sandbox cannot be paused")
+
+    async def unpause(self) -> None:
+        """Let its processors go on, where they stopped; its clock is behind until `refresh`. Once more is fine."""
+        raise Unsupported("this sandbox cannot be paused")
+
+    async def save(self, folder: Path) -> None:
+        """Write all of it, memory, processes and disk, to an empty folder, for `Driver.restore`. It stands still
+        meanwhile and then goes on, with its channels and the right time; cancelled or failed, too. Declared by
+        `Feature.SNAPSHOT`.
+
+        Raises:
+            Broken: it ended, or the state could not be saved.
+        """
+        raise Unsupported("this sandbox cannot be saved")
+
     @abc.abstractmethod
     async def shut_down(self) -> None:
         """Ask politely: sync and power off. The driver's block still has to be left."""
@@ -246,6 +266,15 @@ class Driver(abc.ABC):
         use: discard it.
         """
         raise Unsupported(f"{self.backend} has no templates")
+
+    def restore(self, folder: Path, spec: BootSpec, birth: Birth) -> AbstractAsyncContextManager[Guest]:
+        """As `boot`, by loading what `Guest.save` wrote of a sandbox of that specification: files and processes go on
+        in a sandbox that is somebody else. The folder is only read.
+
+        Raises:
+            Refused: this host, or its QEMU, is not the one that it was saved with.
+        """
+        raise Unsupported(f"{self.backend} has no snapshots")
 
     async def discard(self, template: Path) -> None:
         """Remove a template; its clones go on."""

@@ -13,18 +13,21 @@ from typing import cast
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 
 from agentkernel.drivers.contract import Driver, Guest
 from agentkernel.engine.command import WARM_UP, run_command
+from agentkernel.engine.groups import task_group
 from agentkernel.engine.leases import Lease, Leases
 from agentkernel.engine.reaping import reap_leftovers
 from agentkernel.engine.sandbox import WARM_UP_S, Nursery, Sandbox, conceived, live, new_identity
+from agentkernel.engine.snapshots import Snapshot, Snapshots
 from agentkernel.engine.templates import Templates
 from agentkernel.engine.timings import Stage, Timings
 from agentkernel.journal import Journal
-from agentkernel.model.errors import Busy, Refused
-from agentkernel.model.ids import LeaseId, SandboxId, new_sandbox_id
-from agentkernel.model.kinds import Backend, Vmm
+from agentkernel.model.errors import Busy, Refused, Unsupported
+from agentkernel.model.ids import LeaseId, SandboxId, SnapshotId, new_sandbox_id
+from agentkernel.model.kinds import Backend, Feature, Vmm
 from agentkernel.model.readiness import Readiness
 from agentkernel.model.spec import BootSpec, LeaseSpec
 from agentkernel.policy.environment import exec_request
@@ -72,10 +75,12 @@ class Engine:
 
     Args:
         directory: where each sandbox gets a private folder; 0700.
+        snapshots: what is saved of them; beside `directory` unless given.
         queue_timeout_s: how long a request may wait for room.
         lease_ttl_s: how long a lease lives after its last use.
         warm_up: throwaway commands for a runtime's new sandboxes, run while nobody waits, and for its template.
         templates: clone sandboxes from a template where the driver can; else all boot cold.
+        idle_pause_s: a sandbox that nobody took for so long is paused, where its driver can; 0 for never.
     """
 
     def __init__(
@@ -85,14 +90,18 @@ class Engine:
         journal: Journal,
         directory: Path,
         limits: HostLimits,
+        snapshots: Snapshots | None = None,
         queue_timeout_s: float = 60.0,
         lease_ttl_s: float = 3600.0,
         warm_up: Callable[[str], Sequence[Sequence[str]]] = lambda _runtime: (),
         templates: bool = True,
+        idle_pause_s: float = 0.0,
     ) -> None:
         self.drivers = drivers
         self.timings = Timings()
         self.leases = Leases(lease_ttl_s, self.give_back)
+        self.snapshots = snapshots or Snapshots(directory.with_name("snapshots"))
+        self._limits = limits
         self._journal = journal
         self._directory = directory
         self._queue_timeout_s = queue_timeout_s
@@ -106,6 +115,7 @@ class Engine:
             self._tell,
             warm_up,
             lambda: self._pool.counts().waiting > 0,
+            idle_pause_s,
         )
         self._tickets = itertools.count(1)
         self._waiters: dict[Ticket, _Waiter] = {}
@@ -123,6 +133,7 @@ class Engine:
         """Reap what a crash left, probe the drivers in the background, serve; destroy everything at the end."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         await reap_leftovers(self._journal, self.drivers, self._directory)
+        await anyio.to_thread.run_sync(self.snapshots.clear)
         async with anyio.create_task_group() as group, self._templates.running():
             self._group = group
             for key, driver in self.drivers.items():
@@ -184,6 +195,11 @@ class Engine:
         lent = cast(Lend, answer)
         sandbox = self._sandboxes[lent.sandbox]
         sandbox.was_warm = lent.warm
+        try:
+            await sandbox.wake()
+        except BaseException:
+            self.give_back(sandbox)
+            raise
         return sandbox
 
     async def prewarm(self, keys: tuple[Key, ...]) -> int:
@@ -236,6 +252,98 @@ class Engine:
         """End a lease and its sandbox; an unknown one is fine."""
         self.leases.end(lease)
 
+    # --- pause --------------------------------------------------------------------------------------------------------
+
+    async def pause(self, lease_id: LeaseId) -> None:
+        """Stop a lease's sandbox where it is, until `resume`. What runs in it stops, what is asked of it is refused.
+
+        Raises:
+            NotFound: there is no such lease.
+            Unsupported: its driver cannot.
+            Broken: it has ended.
+        """
+        with self.leases.used(lease_id) as lease:
+            need(lease.sandbox, Feature.PAUSE)
+            await lease.sandbox.pause()
+
+    async def resume(self, lease_id: LeaseId) -> None:
+        """Let it go on, with the right time; fine for one that runs. Raises as `pause`."""
+        with self.leases.used(lease_id) as lease:
+            need(lease.sandbox, Feature.PAUSE)
+            await lease.sandbox.wake()
+
+    # --- snapshots and forks ------------------------------------------------------------------------------------------
+
+    async def snapshot(self, lease_id: LeaseId) -> Snapshot:
+        """Save a lease's sandbox, files and processes included; it stands still for a moment and goes on.
+
+        Raises:
+            NotFound: there is no such lease.
+            Refused: its driver cannot, it is paused, or there is no room for one more snapshot.
+            Broken: it has ended.
+        """
+        with self.leases.used(lease_id) as lease:
+            sandbox = lease.sandbox
+            need(sandbox, Feature.SNAPSHOT)
+            with self.timings.measure(Stage.SAVE):
+                return await self.snapshots.take(sandbox.key.spec, sandbox.key.mode, lease.spec, sandbox.save)
+
+    async def restore(self, snapshot_id: SnapshotId) -> Lease:
+        """A new sandbox, with an identity of its own, that goes on where the saved one stood.
+
+        Raises:
+            NotFound: there is no such snapshot.
+            Refused: its driver is not there, or this host is not the one that it was taken on.
+            Busy, Broken: as `lend`.
+        """
+        snapshot = self.snapshots.get(snapshot_id)
+        origin = str(self.snapshots.folder(snapshot_id))
+        (sandbox,) = await self._restored(Key(snapshot.spec, snapshot.mode, origin), 1)
+        return self.leases.add(sandbox, snapshot.lease)
+
+    async def fork(self, lease_id: LeaseId, count: int) -> list[Lease]:
+        """So many independent copies of a lease's sandbox, all or none; it goes on first.
+
+        Raises:
+            NotFound: there is no such lease.
+            Refused: its driver cannot, it is paused, the host never holds so many, or the disk is full.
+            Busy, Broken: as `lend`; or the sandbox has ended.
+        """
+        with self.leases.used(lease_id) as lease:
+            sandbox = lease.sandbox
+            need(sandbox, Feature.FORK)
+            if count >= self._limits.max_sandboxes:
+                raise Refused(
+                    f"{count} forks and their parent are more than the {self._limits.max_sandboxes} sandboxes that may "
+                    "be at once",
+                    hint="raise [pool] max_sandboxes",
+                )
+            key, began_s = sandbox.key, time.perf_counter()
+            async with self.snapshots.passing(key.spec, sandbox.save) as origin:
+                self.timings.add(Stage.SAVE, time.perf_counter() - began_s)
+                children = await self._restored(Key(key.spec, key.mode, str(origin)), count)
+            return [self.leases.add(child, lease.spec) for child in children]
+
+    async def _restored(self, key: Key, count: int) -> list[Sandbox]:
+        """So many of that key, or none."""
+        driver_key = (key.spec.backend, key.spec.vmm)
+        if not (await self.readiness(driver_key)):
+            raise Unsupported(f"Unsupported: {key.spec.backend} has no driver here")
+        found: list[Sandbox] = []
+
+        async def one() -> None:
+            found.append(await self.lend(key))
+
+        try:
+            async with task_group() as group:
+                for _ in range(count):
+                    group.start_soon(one)
+        except BaseException:
+            for sandbox in found:
+                self.give_back(sandbox)
+            raise
+        return found
+
     # --- facts --------------------------------------------------------------------------------------------------------
 
     def counts(self) -> Counts:
@@ -262,6 +370,8 @@ class Engine:
             case Destroy(sandbox=identifier):
                 self._sandboxes[identifier].end()
             case Lend() | Prewarmed() | Fail():
+                if isinstance(command, Lend):
+                    self._sandboxes[command.sandbox].lent = True
                 waiter = self._waiters[command.ticket]
                 waiter.answer = command
                 waiter.event.set()
@@ -300,3 +410,10 @@ class Engine:
                 await self._wake.wait()
             if timer.cancelled_caught:
                 self._tell(Ticked())
+
+
+def need(sandbox: Sandbox, feature: Feature) -> None:
+    """Raise Unsupported for what a sandbox's driver does not declare."""
+    if feature not in sandbox.driver.capabilities:
+        backend = sandbox.key.spec.backend
+        raise Unsupported(f"Unsupported: {backend} has no {feature}", hint="use a backend that declares it")

@@ -7,7 +7,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from agentkernel.engine.timings import Stage, Timings
 from agentkernel.journal import Journal
 from agentkernel.model.errors import AgentkernelError, Broken, Refused
 from agentkernel.model.ids import SandboxId
+from agentkernel.model.kinds import Feature
 from agentkernel.model.readiness import Identity, Readiness
 from agentkernel.policy.environment import exec_request
 from agentkernel.pool.events import Booted, BootFailed, Died, Event, Gone, Key
@@ -63,7 +64,12 @@ class Birth:
 
 @dataclass(slots=True, eq=False)
 class Sandbox:
-    """A sandbox of the pool: booting, warm, lent or ending. `guest` is there between Booted and the end."""
+    """A sandbox of the pool: booting, warm, lent or ending. `guest` is there between Booted and the end.
+
+    Attributes:
+        lent: it belongs to a caller; set at once when the pool says so, and never taken back.
+        still: its processors are stopped, or about to be: for its idleness, or because its caller wants it.
+    """
 
     id: SandboxId
     key: Key
@@ -74,7 +80,10 @@ class Sandbox:
     ending: bool = False
     was_warm: bool = False
     template: Path | None = None
+    lent: bool = False
+    still: bool = False
     _guest: Guest | None = None
+    _turn: anyio.Lock = field(default_factory=anyio.Lock)
 
     @property
     def guest(self) -> Guest:
@@ -82,10 +91,50 @@ class Sandbox:
 
         Raises:
             Broken: it has ended.
+            Refused: its caller has paused it.
         """
+        if self.still and self._guest is not None:
+            raise Refused("the sandbox is paused", hint="resume it first")
+        return self._any_guest
+
+    @property
+    def _any_guest(self) -> Guest:
         if self._guest is None:
             raise Broken("the sandbox has ended", hint="take another one")
         return self._guest
+
+    async def ping(self) -> None:
+        """One round trip, unless it stands still. Raises Broken or TimeoutError when it does not answer."""
+        async with self._turn:
+            if not self.still:
+                with anyio.fail_after(HEARTBEAT_GRACE_S):
+                    await self._any_guest.ping()
+
+    async def rest(self) -> None:
+        """Pause for idleness; not when it is lent, or just about to be."""
+        async with self._turn:
+            if not self.lent:
+                self.still = True
+                await self._any_guest.pause()
+
+    async def pause(self) -> None:
+        """Pause for its caller. Commands that run stop where they are. Raises Broken."""
+        async with self._turn:
+            self.still = True
+            await self._any_guest.pause()
+
+    async def save(self, folder: Path) -> None:
+        """Write all of it to an empty folder; it stands still meanwhile. Raises Refused when it is paused, Broken."""
+        async with self._turn:
+            await self.guest.save(folder)
+
+    async def wake(self) -> None:
+        """Go on, with the right time. Costs nothing where it runs. Raises Broken."""
+        if self.still:
+            async with self._turn:
+                await self._any_guest.unpause()
+                self.still = False
+                await self._any_guest.refresh()
 
     def end(self) -> None:
         """Begin its destruction; `live` reports Gone when nothing is left."""
@@ -100,6 +149,7 @@ class Nursery:
     Attributes:
         warm_up: the throwaway commands of a runtime, by its name.
         hurried: whether callers wait for a sandbox; then each is theirs as soon as it can execute.
+        idle_pause_s: a sandbox that nobody took for so long is paused, where its driver can; 0 for never.
     """
 
     journal: Journal
@@ -109,6 +159,7 @@ class Nursery:
     tell: Callable[[Event], None]
     warm_up: Callable[[str], Sequence[Sequence[str]]]
     hurried: Callable[[], bool]
+    idle_pause_s: float
 
 
 async def live(sandbox: Sandbox, nursery: Nursery) -> None:
@@ -122,7 +173,7 @@ async def live(sandbox: Sandbox, nursery: Nursery) -> None:
                     booted = True
                     sandbox._guest = guest
                     nursery.tell(Booted(sandbox.id))
-                    reason = await _until_dead(guest)
+                    reason = await _until_dead(sandbox, guest, nursery.idle_pause_s)
                     log.warning("sandbox died", extra={"sandbox": sandbox.id, "reason": reason})
                     nursery.tell(Died(sandbox.id))
                     await anyio.sleep_forever()
@@ -161,7 +212,9 @@ class _TemplateOfNoUse(Exception):
 
 @asynccontextmanager
 async def _running(sandbox: Sandbox, nursery: Nursery) -> AsyncIterator[Guest]:
-    """A guest that has run its throwaway commands. A template that fails costs it time and nothing else."""
+    """A guest that has run its throwaway commands, or goes on from its origin. A template that fails costs it time and
+    nothing else.
+    """
     async with AsyncExitStack() as stack:
         for _ in range(MOST_FAILURES):
             with suppress(_TemplateOfNoUse):
@@ -178,10 +231,10 @@ async def _attempt(sandbox: Sandbox, nursery: Nursery, *, cold: bool = False) ->
     async with place as birth:
         try:
             async with _machine(sandbox, nursery, birth, cold=cold) as guest:
-                await run_command(guest, WARM_UP)
-                await _warm_up(guest, sandbox, nursery)
-                stage = Stage.BOOT if sandbox.template is None else Stage.CLONE
-                nursery.timings.add(stage, time.perf_counter() - began_s)
+                if not sandbox.key.origin:
+                    await run_command(guest, WARM_UP)
+                    await _warm_up(guest, sandbox, nursery)
+                nursery.timings.add(_stage(sandbox), time.perf_counter() - began_s)
                 try:
                     yield guest
                 finally:
@@ -191,10 +244,20 @@ async def _attempt(sandbox: Sandbox, nursery: Nursery, *, cold: bool = False) ->
                 nursery.timings.add(Stage.DESTROY, time.perf_counter() - ended_s)
 
 
+def _stage(sandbox: Sandbox) -> Stage:
+    if sandbox.key.origin:
+        return Stage.RESTORE
+    return Stage.BOOT if sandbox.template is None else Stage.CLONE
+
+
 @asynccontextmanager
 async def _machine(sandbox: Sandbox, nursery: Nursery, birth: Birth, *, cold: bool) -> AsyncIterator[Guest]:
-    """A copy of a template where there is one, else a machine that boots."""
+    """One that goes on from its origin, or a copy of a template where there is one, else a machine that boots."""
     spec, driver = sandbox.key.spec, sandbox.driver
+    if sandbox.key.origin:
+        async with driver.restore(Path(sandbox.key.origin), spec, birth) as guest:
+            yield guest
+        return
     sandbox.template = None if cold else await nursery.templates.get(spec, driver)
     if sandbox.template is None:
         async with driver.boot(spec, birth) as guest:
@@ -234,8 +297,8 @@ async def _warm_up(guest: Guest, sandbox: Sandbox, nursery: Nursery) -> None:
             await run_command(guest, exec_request(command), timeout_s=WARM_UP_S)
 
 
-async def _until_dead(guest: Guest) -> str:
-    """Return the reason once the guest's stream ended, or once it stopped answering pings."""
+async def _until_dead(sandbox: Sandbox, guest: Guest, idle_pause_s: float) -> str:
+    """Return the reason once the guest's stream ended, or once it stopped answering pings. Pauses it when idle."""
     reason = ""
     async with anyio.create_task_group() as group:
 
@@ -244,19 +307,27 @@ async def _until_dead(guest: Guest) -> str:
             reason = await guest.wait_broken()
             group.cancel_scope.cancel()
 
-        async def heartbeat() -> None:
+        async def examine(act: Callable[[], Awaitable[None]]) -> None:
             nonlocal reason
+            try:
+                await act()
+            except (TimeoutError, AgentkernelError) as err:
+                reason = str(err) or f"no answer to a ping within {HEARTBEAT_GRACE_S:.0f} s"
+                group.cancel_scope.cancel()
+
+        async def heartbeat() -> None:
             while True:
                 await anyio.sleep(HEARTBEAT_S)
-                try:
-                    with anyio.fail_after(HEARTBEAT_GRACE_S):
-                        await guest.ping()
-                except (TimeoutError, AgentkernelError) as err:
-                    reason = str(err) or f"no answer to a ping within {HEARTBEAT_GRACE_S:.0f} s"
-                    group.cancel_scope.cancel()
+                await examine(sandbox.ping)
+
+        async def rest() -> None:
+            await anyio.sleep(idle_pause_s)
+            await examine(sandbox.rest)
 
         group.start_soon(watch)
         group.start_soon(heartbeat)
+        if idle_pause_s and Feature.PAUSE in sandbox.driver.capabilities:
+            group.start_soon(rest)
     return reason
 
 

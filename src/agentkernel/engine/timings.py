@@ -23,6 +23,8 @@ class Stage(StrEnum):
     TOTAL = "total"
     BOOT = "boot"
     CLONE = "clone"
+    SAVE = "save"
+    RESTORE = "restore"
     TEMPLATE = "template"
     DESTROY = "destroy"
 

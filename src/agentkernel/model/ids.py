@@ -13,6 +13,9 @@ LeaseId = NewType("LeaseId", str)
 list.
 """
 
+SnapshotId = NewType("SnapshotId", str)
+"""128 random bits. Knowing one is the right to restore what was saved, and to remove it."""
+
 Digest = NewType("Digest", str)
 """SHA-256 of an artefact's inputs or content, 64 digits."""
 
@@ -25,3 +28,8 @@ def new_sandbox_id() -> SandboxId:
 def new_lease_id() -> LeaseId:
     """A fresh capability of 32 digits."""
     return LeaseId(secrets.token_hex(16))
+
+
+def new_snapshot_id() -> SnapshotId:
+    """A fresh capability of 32 digits."""
+    return SnapshotId(secrets.token_hex(16))

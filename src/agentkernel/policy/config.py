@@ -153,7 +153,7 @@ class Pool:
     max_sandboxes: int = key(32, "Sandboxes on this host at once.", low=1, high=65536)
     max_age_s: int = key(300, "A warm sandbox older than this is replaced.", low=1)
     templates: bool = key(True, "Clone sandboxes from a template where the driver can; else every one boots cold.")
-    idle_pause_s: int = key(0, "Pause warm sandboxes unused this long; 0: never.", effective=False)
+    idle_pause_s: int = key(20, "Pause warm sandboxes unused this long, seconds; 0: never.")
     queue_timeout_s: int = key(60, "How long a request waits for room.", low=1)
     lease_ttl_s: int = key(3600, "A lease ends this long after its last use.", low=1)
 

@@ -15,10 +15,16 @@ Ticket = NewType("Ticket", int)
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What warm sandboxes are kept apart by: a mode multiplies no templates, but its sandboxes are counted apart."""
+    """What warm sandboxes are kept apart by: a mode multiplies no templates, but its sandboxes are counted apart.
+
+    Attributes:
+        origin: the folder that its sandboxes are restored from, each for the caller who asked; empty for new ones. Such
+            a key is never configured, so that nothing of it is kept warm.
+    """
 
     spec: BootSpec
     mode: Mode
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

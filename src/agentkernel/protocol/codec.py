@@ -32,6 +32,7 @@ _RULES = {
     "vmm": "One of: " + " ".join(Vmm),
     "minimum_isolation": "One of: " + " ".join(Isolation),
     "stdin": "Base64 of at most 512 KiB; send more by exec_start with stdin_open, and exec_stdin.",
+    "count": "How many copies, 1 to 16.",
     "request_id": "A text of 1 to 128 characters.",
     "timeout_ms": "Milliseconds, a whole number above 0; leave it out for no deadline.",
 }

@@ -188,6 +188,63 @@ class Renewed(Message, frozen=True, kw_only=True):
     request_id: str | UnsetType = UNSET
 
 
+class Paused(Message, frozen=True, kw_only=True):
+    """The lease's sandbox stands still."""
+
+    id: str
+    request_id: str | UnsetType = UNSET
+
+
+class Resumed(Message, frozen=True, kw_only=True):
+    """The lease's sandbox runs."""
+
+    id: str
+    request_id: str | UnsetType = UNSET
+
+
+class Forked(Message, frozen=True, kw_only=True):
+    """Leases of the copies; `vsock_paths` in the order of `ids`."""
+
+    ids: list[str]
+    vsock_paths: list[str] | UnsetType = UNSET
+    backend: str
+    vmm: str | UnsetType = UNSET
+    isolation: str | UnsetType = UNSET
+    expires_in_s: Unsigned
+    request_id: str | UnsetType = UNSET
+
+
+class SnapshotTaken(Message, frozen=True, kw_only=True, tag="snapshot"):
+    """A sandbox has been saved. `snapshot` is the right to restore it."""
+
+    snapshot: str
+    size_bytes: Unsigned
+    request_id: str | UnsetType = UNSET
+
+
+class SnapshotFacts(Struct, frozen=True, kw_only=True):
+    """One snapshot. `taken_s` counts from 1970."""
+
+    snapshot: str
+    runtime: str
+    taken_s: Unsigned
+    size_bytes: Unsigned
+
+
+class SnapshotsReply(Message, frozen=True, kw_only=True, tag="snapshots"):
+    """All that are kept, oldest first."""
+
+    snapshots: list[SnapshotFacts]
+    request_id: str | UnsetType = UNSET
+
+
+class SnapshotRemoved(Message, frozen=True, kw_only=True):
+    """It is deleted."""
+
+    snapshot: str
+    request_id: str | UnsetType = UNSET
+
+
 Reply = (
     Acquired
     | Released
@@ -205,4 +262,10 @@ Reply = (
     | Accepted
     | Archived
     | Renewed
+    | Paused
+    | Resumed
+    | Forked
+    | SnapshotTaken
+    | SnapshotsReply
+    | SnapshotRemoved
 )

@@ -22,6 +22,7 @@ Stdin = Annotated[bytes, Meta(max_length=STDIN_CAP_BYTES)]
 Milliseconds = Annotated[int, Meta(ge=1, le=2**53)]
 CreditBytes = Annotated[int, Meta(ge=1, le=2**31)]
 SignalNumber = Annotated[int, Meta(ge=1, le=64)]
+ForkCount = Annotated[int, Meta(ge=1, le=16)]
 FileMode = Annotated[int, Meta(ge=0, le=0o777)]
 
 T = TypeVar("T")
@@ -214,6 +215,55 @@ class LeaseRenew(Message, frozen=True, kw_only=True):
     request_id: RequestId | UnsetType = UNSET
 
 
+class SandboxPause(Message, frozen=True, kw_only=True):
+    """Stop a lease's sandbox where it is."""
+
+    id: str
+    request_id: RequestId | UnsetType = UNSET
+
+
+class SandboxResume(Message, frozen=True, kw_only=True):
+    """Let a paused sandbox go on."""
+
+    id: str
+    request_id: RequestId | UnsetType = UNSET
+
+
+class SandboxFork(Message, frozen=True, kw_only=True):
+    """Copy a lease's running sandbox, so many times."""
+
+    id: str
+    count: ForkCount = 1
+    request_id: RequestId | UnsetType = UNSET
+
+
+class SnapshotTake(Message, frozen=True, kw_only=True):
+    """Save a lease's running sandbox."""
+
+    id: str
+    request_id: RequestId | UnsetType = UNSET
+
+
+class SnapshotRestore(Message, frozen=True, kw_only=True):
+    """Lend a new sandbox that goes on where a saved one stood."""
+
+    snapshot: str
+    request_id: RequestId | UnsetType = UNSET
+
+
+class SnapshotList(Message, frozen=True, kw_only=True):
+    """Which snapshots there are."""
+
+    request_id: RequestId | UnsetType = UNSET
+
+
+class SnapshotRemove(Message, frozen=True, kw_only=True):
+    """Delete a snapshot."""
+
+    snapshot: str
+    request_id: RequestId | UnsetType = UNSET
+
+
 Request = (
     Acquire
     | Release
@@ -230,6 +280,13 @@ Request = (
     | GrantCredit
     | ArchivePut
     | LeaseRenew
+    | SandboxPause
+    | SandboxResume
+    | SandboxFork
+    | SnapshotTake
+    | SnapshotRestore
+    | SnapshotList
+    | SnapshotRemove
 )
 
 

@@ -39,11 +39,7 @@ LATER: frozenset[str] = frozenset(
     {
         *("exec_resize", "exec_attach", "archive_get", "forward", "events"),
         *(f"file_{verb}" for verb in ("read", "write", "list", "stat", "remove", "mkdir", "rename")),
-        *(
-            f"sandbox_{verb}"
-            for verb in ("create", "start", "stop", "remove", "list", "inspect", "pause", "resume", "fork")
-        ),
-        *(f"snapshot_{verb}" for verb in ("take", "restore", "list", "remove")),
+        *(f"sandbox_{verb}" for verb in ("create", "start", "stop", "remove", "list", "inspect")),
     }
 )
 """Commands that the protocol names and this version does not carry out: answered `Unsupported`, so that a client can

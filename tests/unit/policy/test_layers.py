@@ -211,7 +211,7 @@ def test_an_unknown_variable_is_warned_of_with_the_nearest() -> None:
 
 
 def test_a_key_without_effect_is_said_to_have_none_where_it_is_set() -> None:
-    loaded = load(user={"agent": {"compatibility_mode": "claude"}, "pool": {"idle_pause_s": 0}})
+    loaded = load(user={"agent": {"compatibility_mode": "claude"}, "pool": {"idle_pause_s": 20}})
     assert len(loaded.warnings) == 1
     assert loaded.warnings[0].startswith("agent.compatibility_mode has no effect")
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 
 from agentkernel.drivers.contract import Birth, Driver, Guest, Prepare
 from agentkernel.drivers.fake.guest import SimulatedGuest
+from agentkernel.drivers.fake.tree import Tree
 from agentkernel.drivers.link import LinkGuest, PlainSocket
 from agentkernel.model.errors import Broken
 from agentkernel.model.ids import SandboxId
@@ -19,7 +21,37 @@ from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Identity, Readiness
 from agentkernel.model.spec import BootSpec
 
-DECLARED = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT})
+DECLARED = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.PAUSE, Feature.SNAPSHOT, Feature.FORK})
+
+STATE = "state"
+
+
+class FakeGuest(LinkGuest):
+    """`Guest` over the guest link; its driver is asked to do the rest."""
+
+    inside: SimulatedGuest
+    save_error = ""
+
+    async def pause(self) -> None:
+        self._session.check()
+        await anyio.lowlevel.checkpoint()
+        self.inside.pause()
+        await anyio.lowlevel.checkpoint()
+
+    async def unpause(self) -> None:
+        self._session.check()
+        await anyio.lowlevel.checkpoint()
+        self.inside.unpause()
+        await anyio.lowlevel.checkpoint()
+
+    async def save(self, folder: Path) -> None:
+        await self.quiesce()
+        try:
+            if self.save_error:
+                raise Broken(self.save_error)
+            (folder / STATE).write_bytes(self.inside.tree.dump())
+        finally:
+            self.resume()
 
 
 @dataclass
@@ -30,6 +62,7 @@ class Faults:
         boot_error: when not empty, every boot raises Broken with it.
         boots_left: how many boots succeed before `boot_error` is raised; only with a `boot_error`.
         boot_hangs: a boot waits until it is cancelled.
+        save_error: when not empty, every save raises Broken with it.
         unusable: when not empty, `probe` says so.
         refused: guest features that new guests refuse.
         template_error: when not empty, no template can be made: Broken with it.
@@ -42,6 +75,7 @@ class Faults:
     boot_error: str = ""
     boots_left: int = 0
     boot_hangs: bool = False
+    save_error: str = ""
     unusable: str = ""
     refused: frozenset[str] = frozenset()
     template_error: str = ""
@@ -79,16 +113,22 @@ class FakeDriver(Driver):
             return Readiness(usable=False, reason=self.faults.unusable, remedy="mend the test")
         return Readiness(usable=True, isolation=Isolation.CONTAINER, vmm=self.vmm, version="1")
 
+    def boot(self, spec: BootSpec, birth: Birth) -> AbstractAsyncContextManager[Guest]:
+        return self._running(spec, birth, Tree())
+
+    def restore(self, folder: Path, spec: BootSpec, birth: Birth) -> AbstractAsyncContextManager[Guest]:
+        return self._running(spec, birth, Tree.load((folder / STATE).read_bytes()))
+
     @asynccontextmanager
-    async def boot(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+    async def _running(self, spec: BootSpec, birth: Birth, tree: Tree) -> AsyncIterator[Guest]:
         await birth.record(fake=birth.id)
         await self._fail_as_told()
         self.booted += 1
-        async with self._simulated(spec, birth) as guest:
+        async with self._simulated(spec, birth, tree) as guest:
             yield guest
 
     @asynccontextmanager
-    async def _simulated(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+    async def _simulated(self, spec: BootSpec, birth: Birth, tree: Tree | None = None) -> AsyncIterator[Guest]:
         ours, theirs = socket.socketpair()
         async with (
             PlainSocket(ours) as stream,
@@ -96,11 +136,13 @@ class FakeDriver(Driver):
             anyio.create_task_group() as tasks,
         ):
             guest = self.alive[birth.id] = SimulatedGuest(far_stream, refused=self.faults.refused)
+            guest.tree = tree or guest.tree
             tasks.start_soon(guest.run)
             failure: Exception | None = None
             try:
                 identity = Identity(f"sandbox-{birth.id[:8]}", bytes.fromhex(birth.id).ljust(16, b"\0")[:16])
-                async with LinkGuest.attach(stream, identity, pids=spec.pids) as attached:
+                async with FakeGuest.attach(stream, identity, pids=spec.pids) as attached:
+                    attached.inside, attached.save_error = guest, self.faults.save_error
                     yield attached
             except Exception as error:  # raised again below, where the task group does not wrap it
                 failure = error

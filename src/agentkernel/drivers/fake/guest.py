@@ -38,6 +38,22 @@ class SimulatedGuest:
         self._running: dict[int, _Running] = {}
         self._inputs: dict[int, tuple[Payload, bytearray]] = {}
         self._dead = anyio.Event()
+        self._going = anyio.Event()
+        self._going.set()
+
+    @property
+    def paused(self) -> bool:
+        """It takes nothing in; what it does not read waits in its stream."""
+        return not self._going.is_set()
+
+    def pause(self) -> None:
+        """Take nothing in until `unpause`."""
+        if self._going.is_set():
+            self._going = anyio.Event()
+
+    def unpause(self) -> None:
+        """Go on."""
+        self._going.set()
 
     def die(self) -> None:
         """End the stream, at once and without a word."""
@@ -63,7 +79,9 @@ class SimulatedGuest:
     async def _listen(self, tasks: TaskGroup) -> None:
         try:
             while True:
-                self._handle(await self._stream.receive(READ_BYTES), tasks)
+                chunk = await self._stream.receive(READ_BYTES)
+                await self._going.wait()
+                self._handle(chunk, tasks)
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             self.die()
 

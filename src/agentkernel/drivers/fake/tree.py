@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import posixpath
 import tarfile
 from collections.abc import Iterator
+from typing import Self
 
 from agentkernel.model.execution import FileEntry
 from agentkernel.wire import files
@@ -23,6 +25,19 @@ class Tree:
     def __init__(self) -> None:
         self._nodes: dict[str, bytes | None] = dict.fromkeys(("/", "/workspace", "/tmp", "/scratch"))  # noqa: S108
         self._modes: dict[str, int] = {}
+
+    def dump(self) -> bytes:
+        """All of it."""
+        nodes = {path: None if content is None else content.hex() for path, content in self._nodes.items()}
+        return json.dumps([nodes, self._modes]).encode()
+
+    @classmethod
+    def load(cls, dumped: bytes) -> Self:
+        """What was dumped."""
+        tree = cls()
+        nodes, tree._modes = json.loads(dumped)
+        tree._nodes = {path: None if content is None else bytes.fromhex(content) for path, content in nodes.items()}
+        return tree
 
     def _node(self, path: str) -> bytes | None:
         if path not in self._nodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +16,11 @@ import anyio.to_thread
 from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepare, Tool
-from agentkernel.drivers.link import LinkGuest, PlainSocket
+from agentkernel.drivers.link import PlainSocket
+from agentkernel.drivers.qemu import snapshot as snapshots
 from agentkernel.drivers.qemu.accelerator import Verdicts
-from agentkernel.drivers.qemu.files import both_ways, connect_below, copy_sparse, listen_below, opened
+from agentkernel.drivers.qemu.files import SCRATCH, both_ways, connect_below, copy_sparse, listen_below, opened
+from agentkernel.drivers.qemu.guest import QemuGuest
 from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, Machine, Memory, arguments
 from agentkernel.drivers.qemu.template import (
     OpenTemplates,
@@ -63,7 +65,12 @@ class QemuDriver(Driver):
     backend = Backend.MICROVM
     vmm = Vmm.QEMU
     capabilities = Capabilities(
-        frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.TEMPLATE})
+        frozenset(
+            {
+                *(Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT),
+                *(Feature.TEMPLATE, Feature.PAUSE, Feature.SNAPSHOT, Feature.FORK),
+            }
+        )
     )
 
     def __init__(self, artifacts: Artifacts, verdicts: Verdicts) -> None:
@@ -128,17 +135,26 @@ class QemuDriver(Driver):
         kernel = await self._artifacts.kernel()
         maps_read_only = maps_files_read_only(tool)
         machine = Machine(spec, accelerator, Memory.CLONED, maps_read_only=maps_read_only)
-        async with AsyncExitStack() as stack:
-            with ExitStack() as files:
-                with _prepared(birth.directory):
-                    require_match(template, template_inputs(tool, kernel, machine))
-                    memory, state = self._templates.open(template, files, read_only=maps_read_only)
-                    fds = replace(await self._private(spec, birth.directory, files), memory=memory, state=state)
-                process, stream = await self._started(tool, machine, birth, fds, stack)
-            # Only QEMU holds its listening sockets now: who waits for it is told when it dies.
-            with _coming_up(process, CLONE_DEADLINE_S):
-                await load(birth.directory, state)
-                guest = await self._greeted(stream, spec, birth, stack)
+
+        def files_of(files: ExitStack) -> tuple[int, int]:
+            require_match(template, template_inputs(tool, kernel, machine))
+            return self._templates.open(template, files, read_only=maps_read_only)
+
+        async with self._loaded(tool, machine, birth, files_of) as guest:
+            yield guest
+
+    @asynccontextmanager
+    async def restore(self, folder: Path, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+        """Load memory and devices' state into a machine with a copy of the disk, which is mounted already."""
+        tool = await self._artifacts.tool("qemu")
+        accelerator, _ = await self._accelerator(tool)
+        machine = Machine(spec, accelerator)
+        snapshots.check_fits(folder, template_inputs(tool, await self._artifacts.kernel(), machine))
+
+        def files_of(files: ExitStack) -> tuple[None, int]:
+            return None, opened(folder / snapshots.STATE, os.O_RDONLY, files)
+
+        async with self._loaded(tool, machine, birth, files_of, disk=folder / SCRATCH) as guest:
             yield guest
 
     async def discard(self, template: Path) -> None:
@@ -165,7 +181,7 @@ class QemuDriver(Driver):
     @asynccontextmanager
     async def _booted(
         self, tool: Tool, machine: Machine, birth: Birth, *, memory: int | None = None
-    ) -> AsyncIterator[LinkGuest]:
+    ) -> AsyncIterator[QemuGuest]:
         kernel = await self._artifacts.kernel()
         async with AsyncExitStack() as stack:
             with ExitStack() as files:
@@ -178,16 +194,49 @@ class QemuDriver(Driver):
                     )
                 process, stream = await self._started(tool, machine, birth, fds, stack)
             with _coming_up(process, BOOT_DEADLINE_S[machine.accelerator]):
-                guest = await self._greeted(stream, machine.spec, birth, stack, mount=machine.memory is Memory.PRIVATE)
+                mount = machine.memory is Memory.PRIVATE
+                guest = await self._greeted(tool, stream, machine, birth, stack, mount=mount)
             yield guest
 
-    async def _private(self, spec: BootSpec, directory: Path, files: ExitStack) -> Descriptors:
+    @asynccontextmanager
+    async def _loaded(
+        self,
+        tool: Tool,
+        machine: Machine,
+        birth: Birth,
+        files_of: Callable[[ExitStack], tuple[int | None, int]],
+        *,
+        disk: Path | None = None,
+    ) -> AsyncIterator[QemuGuest]:
+        """A machine that goes on from a saved state.
+
+        Args:
+            files_of: opens memory, if it is in a file, and the state.
+            disk: to be copied, and mounted already; None for a blank one.
+        """
+        async with AsyncExitStack() as stack:
+            with ExitStack() as files:
+                with _prepared(birth.directory):
+                    memory, state = files_of(files)
+                    private = await self._private(machine.spec, birth.directory, files, disk)
+                    fds = replace(private, memory=memory, state=state)
+                process, stream = await self._started(tool, machine, birth, fds, stack)
+            # Our copies of its listening sockets are closed by now: they would keep us waiting for a QEMU that is dead.
+            with _coming_up(process, CLONE_DEADLINE_S):
+                await load(birth.directory, state)
+                guest = await self._greeted(tool, stream, machine, birth, stack, mount=disk is None)
+            yield guest
+
+    async def _private(
+        self, spec: BootSpec, directory: Path, files: ExitStack, disk: Path | None = None
+    ) -> Descriptors:
         """What every machine has of its own, and its root; the descriptors close with `files`."""
         root = None if spec.image == NO_ROOT else await self._artifacts.root(spec.image)
         scratch = None
         if spec.disk_mib:
-            scratch = directory / "scratch.ext4"
-            await anyio.to_thread.run_sync(copy_sparse, await self._artifacts.blank_disk(spec.disk_mib), scratch)
+            scratch = directory / SCRATCH
+            source = await self._artifacts.blank_disk(spec.disk_mib) if disk is None else disk
+            await anyio.to_thread.run_sync(copy_sparse, source, scratch)
         return Descriptors(
             link=files.enter_context(listen_below(directory, "link")).fileno(),
             qmp=files.enter_context(listen_below(directory, "qmp")).fileno(),
@@ -213,12 +262,20 @@ class QemuDriver(Driver):
         stack.push_async_callback(stream.aclose)
         return process, stream
 
-    @staticmethod
     async def _greeted(
-        stream: PlainSocket, spec: BootSpec, birth: Birth, stack: AsyncExitStack, *, mount: bool = True
-    ) -> LinkGuest:
+        self,
+        tool: Tool,
+        stream: PlainSocket,
+        machine: Machine,
+        birth: Birth,
+        stack: AsyncExitStack,
+        *,
+        mount: bool = True,
+    ) -> QemuGuest:
         """The guest, with an identity and its disk; a template's disk stays unmounted, for its clones have others."""
-        guest = await stack.enter_async_context(LinkGuest.attach(stream, birth.identity, pids=spec.pids))
+        spec, kernel = machine.spec, await self._artifacts.kernel()
+        guest = await stack.enter_async_context(QemuGuest.attach(stream, birth.identity, pids=spec.pids))
+        guest.live_in(birth.directory, lambda: template_inputs(tool, kernel, machine))
         if spec.disk_mib and mount:
             await guest.mount_disk(SCRATCH_SERIAL, "ext4", BINDS)
         return guest

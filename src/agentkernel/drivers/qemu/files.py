@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+SCRATCH = "scratch.ext4"
+"""The private disk, in its machine's folder."""
+
 
 @contextmanager
 def _short(directory: Path, name: str) -> Iterator[str]:
@@ -34,8 +37,11 @@ def listen_below(directory: Path, name: str) -> socket.socket:
 
 
 def connect_below(directory: Path, name: str) -> socket.socket:
-    """A connection to a socket in that folder; at once, as soon as somebody listens and before they accept."""
+    """A connection to a socket in that folder; at once, as soon as somebody listens and before they accept. Never
+    waits: where too many wait already, it is an OSError.
+    """
     connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
     try:
         with _short(directory, name) as path:
             connection.connect(path)

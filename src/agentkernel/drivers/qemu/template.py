@@ -148,9 +148,10 @@ async def save(directory: Path, state: int) -> None:
 
 
 async def load(directory: Path, state: int) -> None:
-    """Load the devices' state into a machine that waits for it; it runs then."""
+    """Load a state into a machine that waits for it; it runs then, also where it was saved standing still."""
     with Monitor(connect_below(directory, "qmp")) as monitor:
         await monitor.execute(leave_memory_out(), command("migrate-incoming", uri=f"fd:{state}"))
         status = await monitor.migration_ended()
-    if status != "completed":
-        raise Broken(f"the template could not be restored: {status}")
+        if status != "completed":
+            raise Broken(f"the saved state could not be loaded: {status}")
+        await monitor.execute(command("cont"))
