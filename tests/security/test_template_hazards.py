@@ -304,7 +304,7 @@ def private_mib(pid: int) -> int:
 
 
 OVERWRITE = """
-free=$(awk '/MemAvailable/ { print $2 - 12288 }' /proc/meminfo)
+free=$(awk '/MemAvailable/ { print $2 - 32768 }' /proc/meminfo)
 mkdir -p /tmp/full && mount -t tmpfs -o size=${free}k none /tmp/full
 dd if=/dev/zero of=/tmp/full/x bs=64k 2>/dev/null
 test $(stat -c %s /tmp/full/x) -ge $((free * 1000))
@@ -323,7 +323,7 @@ async def test_a_clone_that_writes_over_all_its_memory_harms_neither_its_sibling
         count = "i=0; while :; do i=$((i+1)); echo $i > /dev/shm/count; sleep 0.1; done"
         await shell(victim.guest, f"({count}) >/dev/null 2>&1 &")
         assert (await shell(culprit.guest, OVERWRITE, user="root", cwd="/")).code == 0
-        assert private_mib(culprit.pid) > MEMORY_MIB // 2, "the control: it did write"
+        assert private_mib(culprit.pid) > MEMORY_MIB // 2 - 8, "the control: it did write"
         counts = []
         for _ in range(2):
             counts.append(int((await victim.guest.read_file("/dev/shm/count")) or b"0"))

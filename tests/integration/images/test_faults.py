@@ -22,7 +22,7 @@ _FILL = """
     if detail == "WHEN":
         import contextlib
         from agentkernel.images.store import data_folder
-        with contextlib.suppress(OSError), open(data_folder(__import__("os").environ) / "templates", "wb") as stream:
+        with contextlib.suppress(OSError), open(data_folder(__import__("os").environ) / "readiness", "wb") as stream:
             while True:
                 stream.write(bytes(1 << 20))
 """.strip()
