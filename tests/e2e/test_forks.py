@@ -202,7 +202,7 @@ def test_a_snapshot_outlives_its_daemon_and_goes_on_with_files_and_processes(ima
 def test_a_snapshot_of_another_qemu_is_refused_and_says_why(forking: Daemon, caller: Connection) -> None:
     lease = caller.ask("acquire", runtime="base")["id"]
     taken = caller.ask("snapshot_take", id=lease)["snapshot"]
-    inputs = forking.home / "snapshots" / taken / "inputs.json"
+    inputs = forking.home / "snapshots" / taken / "made-for.json"
     inputs.write_text(inputs.read_text().replace('"qemu": ["', '"qemu": ["another'))
     refused = refusal(caller, "snapshot_restore", snapshot=taken)
     assert (refused.code, "qemu" in str(refused)) == ("invalid", True)

@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -386,7 +386,8 @@ class Engine:
         async def prepare(guest: Guest) -> None:
             await run_command(guest, WARM_UP)
             for command in self._nursery.warm_up(spec.runtime):
-                await run_command(guest, exec_request(command), timeout_s=WARM_UP_S)
+                with suppress(Refused):
+                    await run_command(guest, exec_request(command), timeout_s=WARM_UP_S)
 
         place = conceived(new_sandbox_id(), driver, new_identity(), self._journal, self._directory)
         async with place as birth:

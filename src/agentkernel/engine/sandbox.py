@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import anyio.to_thread
 
 from agentkernel.drivers.contract import Driver, Guest
 from agentkernel.engine.command import WARM_UP, run_command
-from agentkernel.engine.templates import Templates
+from agentkernel.engine.templates import MOST_FAILURES, Templates
 from agentkernel.engine.timings import Stage, Timings
 from agentkernel.journal import Journal
 from agentkernel.model.errors import AgentkernelError, Broken, Refused
@@ -36,6 +37,10 @@ HEARTBEAT_GRACE_S = 30.0
 
 WARM_UP_S = 30.0
 """How long one command of a recipe's warm-up may take before it is killed; the sandbox is as good without it."""
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+"""A full disk, no descriptor, no memory, no process."""
 
 
 def new_identity() -> Identity:
@@ -201,14 +206,31 @@ async def conceived(
             await _bury(sandbox, journal, directory / sandbox)
 
 
+class _TemplateOfNoUse(Exception):
+    """A clone did not come up, and its template was reported: next time there is another one, or none."""
+
+
 @asynccontextmanager
 async def _running(sandbox: Sandbox, nursery: Nursery) -> AsyncIterator[Guest]:
-    """A guest that has run its throwaway commands, or goes on from its origin; left without a trace."""
+    """A guest that has run its throwaway commands, or goes on from its origin. A template that fails costs it time and
+    nothing else.
+    """
+    async with AsyncExitStack() as stack:
+        for _ in range(MOST_FAILURES):
+            with suppress(_TemplateOfNoUse):
+                yield await stack.enter_async_context(_attempt(sandbox, nursery))
+                return
+        yield await stack.enter_async_context(_attempt(sandbox, nursery, cold=True))
+
+
+@asynccontextmanager
+async def _attempt(sandbox: Sandbox, nursery: Nursery, *, cold: bool = False) -> AsyncIterator[Guest]:
+    """One machine; left without a trace."""
     began_s, ended_s = time.perf_counter(), None
     place = conceived(sandbox.id, sandbox.driver, sandbox.identity, nursery.journal, nursery.directory)
     async with place as birth:
         try:
-            async with _machine(sandbox, nursery, birth) as guest:
+            async with _machine(sandbox, nursery, birth, cold=cold) as guest:
                 if not sandbox.key.origin:
                     await run_command(guest, WARM_UP)
                     await _warm_up(guest, sandbox, nursery)
@@ -229,14 +251,14 @@ def _stage(sandbox: Sandbox) -> Stage:
 
 
 @asynccontextmanager
-async def _machine(sandbox: Sandbox, nursery: Nursery, birth: Birth) -> AsyncIterator[Guest]:
+async def _machine(sandbox: Sandbox, nursery: Nursery, birth: Birth, *, cold: bool) -> AsyncIterator[Guest]:
     """One that goes on from its origin, or a copy of a template where there is one, else a machine that boots."""
     spec, driver = sandbox.key.spec, sandbox.driver
     if sandbox.key.origin:
         async with driver.restore(Path(sandbox.key.origin), spec, birth) as guest:
             yield guest
         return
-    sandbox.template = await nursery.templates.get(spec, driver)
+    sandbox.template = None if cold else await nursery.templates.get(spec, driver)
     if sandbox.template is None:
         async with driver.boot(spec, birth) as guest:
             yield guest
@@ -247,10 +269,17 @@ async def _machine(sandbox: Sandbox, nursery: Nursery, birth: Birth) -> AsyncIte
             came_up = True
             nursery.templates.proved(spec)
             yield guest
-    except (Broken, OSError):
-        if not came_up:
+    except (Broken, OSError) as err:
+        if not came_up and not _for_want_of_room(err):
             await nursery.templates.suspect(spec, driver, sandbox.template)
+            raise _TemplateOfNoUse from err
         raise
+
+
+def _for_want_of_room(err: Exception) -> bool:
+    """Whether the host had no room for one more: no template is to blame for that."""
+    cause = err.__cause__ or err
+    return isinstance(cause, OSError) and cause.errno in NO_ROOM
 
 
 async def _warm_up(guest: Guest, sandbox: Sandbox, nursery: Nursery) -> None:

@@ -89,6 +89,9 @@ class Templates:
         except (AgentkernelError, OSError) as err:
             making.give_up()
             log.warning("booting cold: no template", extra={"runtime": spec.runtime, "reason": str(err)})
+        except Exception:  # a fault of the driver's costs speed, not the daemon
+            making.give_up()
+            log.exception("booting cold: no template", extra={"runtime": spec.runtime})
         finally:
             making.over.set()
 
@@ -99,8 +102,8 @@ class Templates:
     async def suspect(self, spec: BootSpec, driver: Driver, folder: Path) -> None:
         """A clone of it did not come up. The first time it is made anew, then it is given up for a while."""
         making = self._known.get(spec)
-        if making is None or making.folder != folder:
-            return  # somebody else was as unlucky, and quicker
+        if making is None or making.folder is not folder:
+            return  # somebody else was as unlucky, and quicker; what is there now has the same name, but is another
         self._failures[spec] += 1
         log.warning("template discarded: a clone did not come up", extra={"runtime": spec.runtime})
         making.folder = None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 
-from agentkernel.drivers.contract import Birth, Driver, Guest
+from agentkernel.drivers.contract import Birth, Driver, Guest, Prepare
 from agentkernel.drivers.fake.guest import SimulatedGuest
 from agentkernel.drivers.fake.tree import Tree
 from agentkernel.drivers.link import LinkGuest, PlainSocket
@@ -65,6 +65,11 @@ class Faults:
         save_error: when not empty, every save raises Broken with it.
         unusable: when not empty, `probe` says so.
         refused: guest features that new guests refuse.
+        template_error: when not empty, no template can be made: Broken with it.
+        template_hangs: making one waits until it is cancelled.
+        clone_error: when not None, clones raise it.
+        clones_left: how many clones succeed before `clone_error` is raised.
+        clone_faults: how many times it is raised; None for ever.
     """
 
     boot_error: str = ""
@@ -73,6 +78,11 @@ class Faults:
     save_error: str = ""
     unusable: str = ""
     refused: frozenset[str] = frozenset()
+    template_error: str = ""
+    template_hangs: bool = False
+    clone_error: Exception | None = None
+    clones_left: int = 0
+    clone_faults: int | None = None
 
 
 @dataclass
@@ -82,6 +92,8 @@ class FakeDriver(Driver):
     Attributes:
         alive: the guests that run now.
         reaped: what `reap` was called with, in order.
+        templates: those that are there; declare `Feature.TEMPLATE` to be asked for any.
+        booted, made, cloned, discarded: how often each was done.
     """
 
     backend: Backend = Backend.MICROVM
@@ -90,22 +102,34 @@ class FakeDriver(Driver):
     capabilities: Capabilities = field(default_factory=lambda: Capabilities(DECLARED))
     alive: dict[SandboxId, SimulatedGuest] = field(default_factory=dict)
     reaped: list[tuple[SandboxId, dict[str, str | int]]] = field(default_factory=list)
+    templates: dict[Path, BootSpec] = field(default_factory=dict)
+    booted: int = 0
+    made: int = 0
+    cloned: int = 0
+    discarded: int = 0
 
     async def probe(self) -> Readiness:
         if self.faults.unusable:
             return Readiness(usable=False, reason=self.faults.unusable, remedy="mend the test")
         return Readiness(usable=True, isolation=Isolation.CONTAINER, vmm=self.vmm, version="1")
 
-    def boot(self, spec: BootSpec, birth: Birth) -> AbstractAsyncContextManager[Guest]:
-        return self._running(spec, birth, Tree())
-
-    def restore(self, folder: Path, spec: BootSpec, birth: Birth) -> AbstractAsyncContextManager[Guest]:
-        return self._running(spec, birth, Tree.load((folder / STATE).read_bytes()))
-
     @asynccontextmanager
-    async def _running(self, spec: BootSpec, birth: Birth, tree: Tree) -> AsyncIterator[Guest]:
+    async def boot(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
         await birth.record(fake=birth.id)
         await self._fail_as_told()
+        self.booted += 1
+        async with self._simulated(spec, birth) as guest:
+            yield guest
+
+    @asynccontextmanager
+    async def restore(self, folder: Path, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+        await birth.record(fake=birth.id)
+        await self._fail_as_told()
+        async with self._simulated(spec, birth, Tree.load((folder / STATE).read_bytes())) as guest:
+            yield guest
+
+    @asynccontextmanager
+    async def _simulated(self, spec: BootSpec, birth: Birth, tree: Tree | None = None) -> AsyncIterator[Guest]:
         ours, theirs = socket.socketpair()
         async with (
             PlainSocket(ours) as stream,
@@ -113,7 +137,7 @@ class FakeDriver(Driver):
             anyio.create_task_group() as tasks,
         ):
             guest = self.alive[birth.id] = SimulatedGuest(far_stream, refused=self.faults.refused)
-            guest.tree = tree
+            guest.tree = tree or guest.tree
             tasks.start_soon(guest.run)
             failure: Exception | None = None
             try:
@@ -128,6 +152,44 @@ class FakeDriver(Driver):
                 tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
+
+    async def template(self, spec: BootSpec, birth: Birth, prepare: Prepare) -> Path:
+        await birth.record(fake=birth.id)
+        if self.faults.template_hangs:
+            await anyio.sleep_forever()
+        if self.faults.template_error:
+            raise Broken(self.faults.template_error)
+        async with self._simulated(spec, birth) as guest:
+            await prepare(guest)
+        self.made += 1
+        folder = Path(f"/nowhere/{spec.runtime}")
+        self.templates[folder] = spec
+        return folder
+
+    @asynccontextmanager
+    async def clone(self, template: Path, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+        await birth.record(fake=birth.id)
+        if self.templates.get(template) != spec:
+            raise Broken("the template is gone")
+        self._fail_clone_as_told()
+        self.cloned += 1
+        async with self._simulated(spec, birth) as guest:
+            yield guest
+
+    def _fail_clone_as_told(self) -> None:
+        faults = self.faults
+        if faults.clone_error is None or faults.clone_faults == 0:
+            return
+        if faults.clones_left:
+            faults.clones_left -= 1
+            return
+        if faults.clone_faults is not None:
+            faults.clone_faults -= 1
+        raise faults.clone_error
+
+    async def discard(self, template: Path) -> None:
+        self.discarded += 1
+        self.templates.pop(template, None)
 
     async def _fail_as_told(self) -> None:
         if self.faults.boot_hangs:

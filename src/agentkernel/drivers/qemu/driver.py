@@ -27,8 +27,10 @@ from agentkernel.drivers.qemu.template import (
     load,
     maps_files_read_only,
     new_template_files,
+    require_match,
     save,
     template_inputs,
+    write_key,
 )
 from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
 from agentkernel.model.ids import Digest, SandboxId
@@ -106,6 +108,7 @@ class QemuDriver(Driver):
         accelerator, _ = await self._accelerator(tool)
         kernel = await self._artifacts.kernel()
         machine = Machine(spec, accelerator, Memory.RECORDED)
+        inputs = template_inputs(tool, kernel, machine)
 
         async def record(folder: Path) -> None:
             with ExitStack() as files:
@@ -115,18 +118,21 @@ class QemuDriver(Driver):
                     await guest.quiesce()
                     await save(birth.directory, state)
                 os.fchmod(memory, 0o444)
+            write_key(folder, inputs)
 
-        return await self._artifacts.template(template_inputs(tool, kernel, machine), record)
+        return await self._artifacts.template(inputs, record)
 
     @asynccontextmanager
     async def clone(self, template: Path, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
         """Map the template's memory privately, load its devices' state, attach as to a new machine."""
         tool = await self._artifacts.tool("qemu")
         accelerator, _ = await self._accelerator(tool)
+        kernel = await self._artifacts.kernel()
         maps_read_only = maps_files_read_only(tool)
         machine = Machine(spec, accelerator, Memory.CLONED, maps_read_only=maps_read_only)
 
         def files_of(files: ExitStack) -> tuple[int, int]:
+            require_match(template, template_inputs(tool, kernel, machine))
             return self._templates.open(template, files, read_only=maps_read_only)
 
         async with self._loaded(tool, machine, birth, files_of) as guest:

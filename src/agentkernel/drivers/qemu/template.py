@@ -1,4 +1,4 @@
-"""A template's two files: the memory of a machine that was prepared and fell silent, and the state of its devices.
+"""A template's files: the memory of a machine that was prepared and fell silent, the state of its devices, its key.
 
 The memory is a file that clones map privately: what one writes no other sees, and what none writes is there once. The
 state is what QEMU's migration saves when it is told to leave memory out. It fits only a machine with the same hardware
@@ -8,6 +8,7 @@ under the same QEMU, so all of that is in the template's key.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,10 +20,12 @@ from agentkernel.drivers.qemu.machine import Machine, hardware
 from agentkernel.drivers.qemu.qmp import Monitor, command, leave_memory_out
 from agentkernel.model.errors import Broken
 
-FORMAT = 1
-"""Of the two files, and of the devices that `machine.arguments` lists: raised whenever those change."""
-MEMORY, STATE = "memory", "state"
+FORMAT = 2
+"""Of the files, and of the devices that `machine.arguments` lists: raised whenever those change."""
+MEMORY, STATE, MADE_FOR = "memory", "state", "made-for.json"
 READ_ONLY_SINCE = (8, 2)
+_Stamp = tuple[int, int, int]
+"""Device, inode and time of change of a memory file."""
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -38,6 +41,26 @@ def template_inputs(tool: Tool, kernel: Kernel, machine: Machine) -> dict[str, o
         "hardware": list(hardware(machine)),
         "processor": processor(),
     }
+
+
+def _written(inputs: dict[str, object]) -> str:
+    return json.dumps(inputs, sort_keys=True)
+
+
+def write_key(folder: Path, inputs: dict[str, object]) -> None:
+    """Say beside the files what they fit."""
+    (folder / MADE_FOR).write_text(_written(inputs))
+
+
+def require_match(folder: Path, inputs: dict[str, object]) -> None:
+    """Refuse a template that was made for something else: another QEMU, set up since, might load it and be wrong.
+
+    Raises:
+        Broken: it does not fit.
+        FileNotFoundError: it is gone.
+    """
+    if (folder / MADE_FOR).read_text() != _written(inputs):
+        raise Broken("the template was made for another QEMU, kernel, agent, image, processor or size of machine")
 
 
 def maps_files_read_only(tool: Tool) -> bool:
@@ -62,34 +85,47 @@ class OpenTemplates:
     """
 
     def __init__(self) -> None:
-        self._sealed: dict[Path, int] = {}
+        self._sealed: dict[Path, tuple[_Stamp, int]] = {}
 
     def open(self, folder: Path, files: ExitStack, *, read_only: bool) -> tuple[int, int]:
-        """Memory and state; what is to be closed closes with `files`.
+        """Memory and state of one and the same template; both close with `files`.
 
         Raises:
             FileNotFoundError: it is gone.
         """
-        state = opened(folder / STATE, os.O_RDONLY, files)
+        # Through a descriptor of the folder: by name, one file might be of a template that took its place meanwhile.
+        place = Path(f"/proc/self/fd/{opened(folder, os.O_PATH | os.O_DIRECTORY, files)}")
+        state = opened(place / STATE, os.O_RDONLY, files)
+        memory = opened(place / MEMORY, os.O_RDONLY, files)
         if read_only:
-            return opened(folder / MEMORY, os.O_RDONLY, files), state
-        if folder not in self._sealed:
-            self._sealed[folder] = _sealed_copy(folder / MEMORY)
-        return self._sealed[folder], state
+            return memory, state
+        copy = os.dup(self._sealed_copy_of(folder, memory))
+        files.callback(os.close, copy)
+        return copy, state
+
+    def _sealed_copy_of(self, folder: Path, memory: int) -> int:
+        facts = os.fstat(memory)
+        stamp = (facts.st_dev, facts.st_ino, facts.st_mtime_ns)
+        kept = self._sealed.get(folder)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        copy = _sealed_copy(memory)
+        self.forget(folder)  # another process made it anew
+        self._sealed[folder] = (stamp, copy)
+        return copy
 
     def forget(self, folder: Path) -> None:
         """Let go of a template; machines that map it keep it."""
-        sealed = self._sealed.pop(folder, None)
-        if sealed is not None:
-            os.close(sealed)
+        kept = self._sealed.pop(folder, None)
+        if kept is not None:
+            os.close(kept[1])
 
 
-def _sealed_copy(file: Path) -> int:
+def _sealed_copy(file: int) -> int:
     memory = os.memfd_create("template", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        with file.open("rb") as reader:
-            os.ftruncate(memory, os.fstat(reader.fileno()).st_size)
-            copy_data(reader.fileno(), memory)
+        os.ftruncate(memory, os.fstat(file).st_size)
+        copy_data(file, memory)
         os.fchmod(memory, 0o666)
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, SEALS)
     except BaseException:
