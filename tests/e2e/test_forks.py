@@ -18,7 +18,7 @@ pytestmark = pytest.mark.vm
 SETTINGS = {
     "AGENTKERNEL_POOL_MAX_SANDBOXES": "5",
     "AGENTKERNEL_POOL_PREWARM": "",
-    "AGENTKERNEL_POOL_QUEUE_TIMEOUT_S": "5",
+    "AGENTKERNEL_POOL_QUEUE_TIMEOUT_S": "120",
 }
 SERVER = """
 import secrets, socketserver, sys, threading, time
@@ -144,7 +144,6 @@ def test_parent_and_children_of_a_fork_go_on_each_for_itself(forking: Daemon, ca
     run(caller, parent, "sh", "-c", "pgrep -f [s]erver.py && ! test -e /workspace/only")
     run(caller, forked["ids"][2], "sh", "-c", "pgrep -f [s]erver.py && ! test -e /workspace/only")
     assert refusal(caller, "sandbox_fork", id=parent, count=5).code == "invalid"
-    assert refusal(caller, "sandbox_fork", id=parent, count=2).code == "busy", "one more has room"
     for child in forked["ids"]:
         caller.ask("release", id=child)
     assert Seen(caller, parent).number > after.number
