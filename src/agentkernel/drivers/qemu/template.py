@@ -20,7 +20,7 @@ from agentkernel.drivers.qemu.machine import Machine, hardware
 from agentkernel.drivers.qemu.qmp import Monitor, command, leave_memory_out
 from agentkernel.model.errors import Broken
 
-FORMAT = 2
+FORMAT = 3
 """Of the files, and of the devices that `machine.arguments` lists: raised whenever those change."""
 MEMORY, STATE, MADE_FOR = "memory", "state", "made-for.json"
 READ_ONLY_SINCE = (8, 2)
