@@ -61,7 +61,7 @@ class QemuGuest(LinkGuest):
                 ) from err
             finally:
                 self.resume()
-            await self.refresh()
+        await self.refresh()
 
     @asynccontextmanager
     async def _monitor(self, deadline_s: float) -> AsyncIterator[Monitor]:
