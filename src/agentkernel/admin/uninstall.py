@@ -29,7 +29,7 @@ def all_we_made(store: Store) -> list[Made]:
     """
     places = (
         (store.data, "images, kernels, tools, templates, downloaded packages"),
-        (store.state, "configuration, recipes, socket, journal, logs"),
+        (store.state, "configuration, recipes, snapshots, socket, journal, logs"),
     )
     found = [Made(path, what, disk_bytes(path)) for path, what in places if path.is_dir()]
     for made in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,18 +113,19 @@ class FakeDriver(Driver):
             return Readiness(usable=False, reason=self.faults.unusable, remedy="mend the test")
         return Readiness(usable=True, isolation=Isolation.CONTAINER, vmm=self.vmm, version="1")
 
-    def boot(self, spec: BootSpec, birth: Birth) -> AbstractAsyncContextManager[Guest]:
-        return self._running(spec, birth, Tree())
-
-    def restore(self, folder: Path, spec: BootSpec, birth: Birth) -> AbstractAsyncContextManager[Guest]:
-        return self._running(spec, birth, Tree.load((folder / STATE).read_bytes()))
-
     @asynccontextmanager
-    async def _running(self, spec: BootSpec, birth: Birth, tree: Tree) -> AsyncIterator[Guest]:
+    async def boot(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
         await birth.record(fake=birth.id)
         await self._fail_as_told()
         self.booted += 1
-        async with self._simulated(spec, birth, tree) as guest:
+        async with self._simulated(spec, birth) as guest:
+            yield guest
+
+    @asynccontextmanager
+    async def restore(self, folder: Path, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+        await birth.record(fake=birth.id)
+        await self._fail_as_told()
+        async with self._simulated(spec, birth, Tree.load((folder / STATE).read_bytes())) as guest:
             yield guest
 
     @asynccontextmanager

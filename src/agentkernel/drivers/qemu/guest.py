@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,10 +29,10 @@ class QemuGuest(LinkGuest):
     def __init__(self, session: Session, *, pids: int) -> None:
         super().__init__(session, pids=pids)
         self._directory = Path()
-        self._inputs: Callable[[], Mapping[str, object]] = dict
+        self._inputs: Callable[[], dict[str, object]] = dict
         self._ordering = anyio.Lock()
 
-    def live_in(self, directory: Path, inputs: Callable[[], Mapping[str, object]]) -> None:
+    def live_in(self, directory: Path, inputs: Callable[[], dict[str, object]]) -> None:
         """The folder that holds its monitor's socket and its disk, and what a machine must be to load its state."""
         self._directory, self._inputs = directory, inputs
 
@@ -61,7 +61,7 @@ class QemuGuest(LinkGuest):
                 ) from err
             finally:
                 self.resume()
-            await self.refresh()
+        await self.refresh()
 
     @asynccontextmanager
     async def _monitor(self, deadline_s: float) -> AsyncIterator[Monitor]:

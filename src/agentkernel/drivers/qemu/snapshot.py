@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,15 +16,16 @@ import anyio.to_thread
 
 from agentkernel.drivers.qemu.files import SCRATCH, copy_sparse, opened
 from agentkernel.drivers.qemu.qmp import Monitor, command, leave_memory_out
+from agentkernel.drivers.qemu.template import MADE_FOR, write_key
 from agentkernel.model.errors import Broken, NotFound, Refused
 
-STATE, INPUTS = "state", "inputs.json"
+STATE = "state"
 FINALIZED_EACH_S = 0.002
 FAST = 1 << 40
 """Bytes a second: no limit. QEMU keeps to 128 MiB unless told otherwise."""
 
 
-async def save(monitor: Monitor, folder: Path, disk: Path, inputs: Mapping[str, object]) -> None:
+async def save(monitor: Monitor, folder: Path, disk: Path, inputs: dict[str, object]) -> None:
     """Stop a machine, write its files, let it go on.
 
     Raises:
@@ -48,7 +48,7 @@ async def save(monitor: Monitor, folder: Path, disk: Path, inputs: Mapping[str, 
         finally:
             await _finalized(monitor)
             await monitor.execute(command("cont"))
-    (folder / INPUTS).write_text(json.dumps(dict(inputs)))
+    write_key(folder, inputs)
 
 
 async def _finalized(monitor: Monitor) -> None:
@@ -57,15 +57,15 @@ async def _finalized(monitor: Monitor) -> None:
         await anyio.sleep(FINALIZED_EACH_S)
 
 
-def check_fits(folder: Path, inputs: Mapping[str, object]) -> None:
+def check_fits(folder: Path, inputs: dict[str, object]) -> None:
     """Raise Refused where a snapshot was saved by another machine, and say what is different; NotFound where there is
     none.
     """
     try:
-        saved = json.loads((folder / INPUTS).read_text())
+        saved = json.loads((folder / MADE_FOR).read_text())
     except FileNotFoundError as err:
         raise NotFound("there is no such snapshot, or it was removed") from err
-    here = json.loads(json.dumps(dict(inputs)))
+    here = json.loads(json.dumps(inputs))
     different = sorted(name for name in {*saved, *here} if saved.get(name) != here.get(name))
     if different:
         raise Refused(
