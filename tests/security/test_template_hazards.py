@@ -214,6 +214,20 @@ async def test_the_clock_is_the_hosts_right_after_a_clone_and_after_a_refresh(fr
         assert max(errors) < CLOCK_S
 
 
+@pytest.mark.parametrize("still_s", [2.0, pytest.param(60.0, marks=pytest.mark.deep)])
+async def test_the_clock_is_right_after_a_pause_however_long(pair: tuple[Machine, Machine], still_s: float) -> None:
+    guest = pair[1].guest
+    await guest.pause()
+    await anyio.sleep(still_s)
+    await guest.unpause()
+    assert await clock_error_s(guest) > still_s / 2, "the control: a paused machine's clock stands still"
+    sent = time.time()
+    await guest.refresh()
+    await guest.ping()
+    way_s = time.time() - sent
+    assert max(0.0, await clock_error_s(guest) - way_s) < CLOCK_S
+
+
 async def test_a_clock_that_ran_wrong_is_set_right_by_a_refresh(pair: tuple[Machine, Machine]) -> None:
     """The control of the test before: a clock that is off is seen, and what is seen is mended."""
     guest = pair[1].guest

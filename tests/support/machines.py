@@ -63,6 +63,7 @@ class Cradle:
         default_factory=lambda: Identity(f"sandbox-{secrets.token_hex(4)}", secrets.token_bytes(16))
     )
     facts: dict[str, str | int] = field(default_factory=dict)
+    disk: Path | None = None
 
     async def record(self, **facts: str | int) -> None:
         """Keep them."""

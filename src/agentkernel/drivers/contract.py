@@ -149,11 +149,15 @@ class Birth(Protocol):
     """Private to this sandbox, made already, 0700; removed by the engine after the driver's block has ended."""
     identity: Identity
     """Who it is to be; sent with the greeting, before any command."""
+    disk: Path | None
+    """A disk that outlives the sandbox, made when it is not there, of one sandbox at a time (else Busy); None for a
+    private one that ends with it.
+    """
 
     async def record(self, **facts: str | int) -> None:
         """Commit facts (`pid`, `start_ticks`, `container`) that find a resource again after a crash. Before the
-        resource is made where
-        that is possible, else at once after."""
+        resource is made where that is possible, else at once after.
+        """
 
 
 class Artifacts(Protocol):

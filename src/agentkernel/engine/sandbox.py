@@ -56,6 +56,7 @@ class Birth:
     directory: Path
     identity: Identity
     journal: Journal
+    disk: Path | None = None
 
     async def record(self, **facts: str | int) -> None:
         """Commit facts to this sandbox's row."""

@@ -48,6 +48,7 @@ class _TrialBirth:
 
     id: SandboxId
     directory: Path
+    disk: Path | None = None
     identity: Identity = field(default_factory=lambda: Identity("sandbox-probe", bytes(16)))
 
     async def record(self, **facts: str | int) -> None:

@@ -19,7 +19,16 @@ from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepar
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.qemu import snapshot as snapshots
 from agentkernel.drivers.qemu.accelerator import Verdicts
-from agentkernel.drivers.qemu.files import SCRATCH, both_ways, connect_below, copy_sparse, listen_below, opened
+from agentkernel.drivers.qemu.files import (
+    SCRATCH,
+    alone,
+    both_ways,
+    connect_below,
+    copy_sparse,
+    keep_disk,
+    listen_below,
+    opened,
+)
 from agentkernel.drivers.qemu.guest import QemuGuest
 from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, Machine, Memory, arguments
 from agentkernel.drivers.qemu.template import (
@@ -187,7 +196,7 @@ class QemuDriver(Driver):
             with ExitStack() as files:
                 with _prepared(birth.directory):
                     fds = replace(
-                        await self._private(machine.spec, birth.directory, files),
+                        await self._private(machine.spec, birth, files),
                         kernel=opened(kernel.image, os.O_RDONLY, files),
                         initramfs=opened(kernel.initramfs, os.O_RDONLY, files),
                         memory=memory,
@@ -218,7 +227,7 @@ class QemuDriver(Driver):
             with ExitStack() as files:
                 with _prepared(birth.directory):
                     memory, state = files_of(files)
-                    private = await self._private(machine.spec, birth.directory, files, disk)
+                    private = await self._private(machine.spec, birth, files, disk)
                     fds = replace(private, memory=memory, state=state)
                 process, stream = await self._started(tool, machine, birth, fds, stack)
             # Our copies of its listening sockets are closed by now: they would keep us waiting for a QEMU that is dead.
@@ -227,21 +236,25 @@ class QemuDriver(Driver):
                 guest = await self._greeted(tool, stream, machine, birth, stack, mount=disk is None)
             yield guest
 
-    async def _private(
-        self, spec: BootSpec, directory: Path, files: ExitStack, disk: Path | None = None
-    ) -> Descriptors:
+    async def _private(self, spec: BootSpec, birth: Birth, files: ExitStack, disk: Path | None = None) -> Descriptors:
         """What every machine has of its own, and its root; the descriptors close with `files`."""
+        directory = birth.directory
         root = None if spec.image == NO_ROOT else await self._artifacts.root(spec.image)
         scratch = None
         if spec.disk_mib:
             scratch = directory / SCRATCH
             source = await self._artifacts.blank_disk(spec.disk_mib) if disk is None else disk
-            await anyio.to_thread.run_sync(copy_sparse, source, scratch)
+            if birth.disk is None:
+                await anyio.to_thread.run_sync(copy_sparse, source, scratch)
+            else:
+                await anyio.to_thread.run_sync(keep_disk, source, birth.disk)
+                scratch.symlink_to(birth.disk)
         return Descriptors(
             link=files.enter_context(listen_below(directory, "link")).fileno(),
             qmp=files.enter_context(listen_below(directory, "qmp")).fileno(),
             root=None if root is None else opened(root, os.O_RDONLY, files),
-            scratch=None if scratch is None else both_ways(scratch, files),
+            scratch=None if scratch is None else alone(*both_ways(scratch, files)),
+            scratch_lasts=birth.disk is not None,
         )
 
     async def _started(

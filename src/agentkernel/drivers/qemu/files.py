@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from agentkernel.model.errors import Busy
 
 SCRATCH = "scratch.ext4"
 """The private disk, in its machine's folder."""
@@ -61,6 +66,32 @@ def opened(path: Path, flags: int, files: ExitStack, mode: int = 0o600) -> int:
 def both_ways(path: Path, files: ExitStack) -> tuple[int, int]:
     """The file for reading, and for reading and writing."""
     return opened(path, os.O_RDONLY, files), opened(path, os.O_RDWR, files)
+
+
+def alone(reading: int, writing: int) -> tuple[int, int]:
+    """The same, if nobody else writes there. The lock is the open file's, which QEMU inherits: it ends with QEMU.
+
+    Raises:
+        Busy: another machine has it.
+    """
+    try:
+        fcntl.flock(writing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Busy("another sandbox uses this disk", hint="stop that one first") from None
+    return reading, writing
+
+
+def keep_disk(blank: Path, disk: Path) -> None:
+    """Have a lasting disk there: a copy of the blank one, whole or not at all, unless there is one already."""
+    if disk.exists():
+        return
+    beside = disk.with_name(f".{disk.name}.{secrets.token_hex(4)}")
+    try:
+        copy_sparse(blank, beside)
+        with contextlib.suppress(FileExistsError):  # somebody was quicker
+            disk.hardlink_to(beside)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def copy_sparse(source: Path, target: Path) -> None:

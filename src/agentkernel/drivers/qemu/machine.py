@@ -44,6 +44,7 @@ class Descriptors:
         root: a read-only file; None boots from the initramfs alone.
         scratch: the private disk, once for reading and once for writing (QEMU opens it read-only until the guest's
             driver asks for more); None for none.
+        scratch_lasts: what the guest flushes is written out, because the disk outlives its machine.
         memory: the file of RECORDED and CLONED memory.
         state: a template's device state, to be loaded.
     """
@@ -54,6 +55,7 @@ class Descriptors:
     initramfs: int | None = None
     root: int | None = None
     scratch: tuple[int, int] | None = None
+    scratch_lasts: bool = False
     memory: int | None = None
     state: int | None = None
 
@@ -106,7 +108,7 @@ def arguments(sandbox: SandboxId, machine: Machine, fds: Descriptors) -> list[st
         *("-device", "virtio-rng-pci"),
         *_link(fds),
         *_disk("root", () if fds.root is None else (fds.root,), readonly=True),
-        *_disk(SCRATCH_SERIAL, fds.scratch or (), readonly=False),
+        *_disk(SCRATCH_SERIAL, fds.scratch or (), readonly=False, lasts=fds.scratch_lasts),
         *_start(fds),
     ]
 
@@ -154,12 +156,13 @@ def _link(fds: Descriptors) -> tuple[str, ...]:
     )
 
 
-def _disk(name: str, descriptors: tuple[int, ...], *, readonly: bool) -> tuple[str, ...]:
+def _disk(name: str, descriptors: tuple[int, ...], *, readonly: bool, lasts: bool = False) -> tuple[str, ...]:
     """A virtio disk whose serial number is its name; nothing without descriptors."""
     if not descriptors:
         return ()
     group = descriptors[0]
-    settings = f"if=none,id={name},format=raw,cache=unsafe,aio=threads,file.locking=off"
+    cache = "writeback" if lasts else "unsafe"
+    settings = f"if=none,id={name},format=raw,cache={cache},aio=threads,file.locking=off"
     return (
         *(word for number in descriptors for word in ("-add-fd", f"fd={number},set={group}")),
         *("-drive", f"file=/dev/fdset/{group},{settings},readonly={'on' if readonly else 'off'}"),
