@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import platform
 import resource
 import signal
 import struct
@@ -25,6 +27,7 @@ from .peer import (
     STDIN_END,
     STDOUT,
     WINDOW_BYTES,
+    Agent,
     Peer,
     failure,
     u32,
@@ -76,6 +79,30 @@ def test_a_user_keeps_nothing_of_roots_power(peer: Peer) -> None:
         ("CapEff", "SigBlk", "SigIgn"), 0
     )
     assert "CapEff:\t0000000000000000" not in peer.run(["cat", "/proc/self/status"], user="root").stdout.decode()
+
+
+RT_SIGACTION = {"x86_64": 13, "aarch64": 134}[platform.machine()]
+
+
+def ignore_every_signal() -> None:
+    """Those too that the C library keeps for itself: glibc's posix_spawn hands one of them on ignored."""
+    kernel_ignore = (ctypes.c_uint64 * 4)(1)
+    for number in range(1, 65):
+        ctypes.CDLL(None).syscall(RT_SIGACTION, number, kernel_ignore, None, 8)
+
+
+def test_a_command_finds_every_signal_at_its_default_whatever_the_agent_was_started_with(
+    program: Path, tmp_path: Path
+) -> None:
+    agent = Agent(program, "--run-directory", str(tmp_path), preexec_fn=ignore_every_signal)
+    try:
+        agent.peer.attach()
+        agent.peer.greet()
+        assert "SigIgn:\tffff" in Path(f"/proc/{agent.process.pid}/status").read_text().replace("fffffffe", "ffffffff")
+        got = agent.peer.run(["cat", "/proc/self/status"]).stdout.decode()
+        assert "SigIgn:\t0000000000000000\n" in got
+    finally:
+        agent.close()
 
 
 @pytest.mark.parametrize("user", ["nobody-of-that-name", "-1", "4294967295", "1:", ":1", "1:x", "1000x"])
