@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agentkernel.drivers.catalogue import Settings, catalogue
 from agentkernel.drivers.contract import Driver
-from agentkernel.drivers.qemu import QemuDriver
-from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.images.store import Store
 from agentkernel.model.readiness import Readiness
 
@@ -21,7 +21,8 @@ def _drivers(store: Store) -> Iterator[dict[str, Driver]]:
     """Every driver by the word that a user knows it by; what their trials need is gone with the block."""
     trials = Path(tempfile.mkdtemp(prefix="agentkernel-doctor-"))
     try:
-        yield {"qemu": QemuDriver(store, Verdicts(store.data / "readiness", trials))}
+        settings = Settings(environ=os.environ, verdicts=store.data / "readiness", trials=trials)
+        yield {str(vmm or backend): driver for (backend, vmm), driver in catalogue(store, settings).items()}
     finally:
         shutil.rmtree(trials, ignore_errors=True)
 

@@ -23,8 +23,7 @@ from agentkernel.daemon.places import Places, places, prepare
 from agentkernel.daemon.server import accepting
 from agentkernel.daemon.service import Service
 from agentkernel.daemon.settings import load_config
-from agentkernel.drivers.qemu import QemuDriver
-from agentkernel.drivers.qemu.accelerator import Verdicts
+from agentkernel.drivers.catalogue import Settings, catalogue
 from agentkernel.engine.engine import Engine
 from agentkernel.engine.snapshots import Snapshots
 from agentkernel.images.store import Store
@@ -90,7 +89,15 @@ class Readiness:
 async def serve(home: Places, config: Config, ready: Readiness) -> None:
     """Listen, answer, and end everything when told to."""
     store = Store(os.environ)
-    driver = QemuDriver(store, Verdicts(store.data / "readiness", home.sandboxes))
+    settings = Settings(
+        environ=os.environ,
+        verdicts=store.data / "readiness",
+        trials=home.sandboxes,
+        docker_host=config.docker.host,
+        docker_runtime=config.docker.runtime,
+        podman_host=config.podman.host,
+        allow_unlimited=config.security.allow_unlimited,
+    )
     limits = HostLimits(
         max_sandboxes=config.pool.max_sandboxes,
         max_booting=max(1, os.cpu_count() or 1),
@@ -98,7 +105,7 @@ async def serve(home: Places, config: Config, ready: Readiness) -> None:
     )
     async with Journal.open(home.journal) as journal:
         engine = Engine(
-            drivers={(driver.backend, driver.vmm): driver},
+            drivers=catalogue(store, settings),
             journal=journal,
             directory=home.sandboxes,
             limits=limits,

@@ -4,18 +4,16 @@ go away.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 import anyio
 import anyio.abc
 
+from agentkernel.drivers.contract import Tell
 from agentkernel.engine.groups import task_group
 from agentkernel.model.ids import Digest
-
-Tell = Callable[[str], Awaitable[None]]
-"""Called with one line for a person, while something long goes on."""
 
 LINES_KEPT = 8
 

@@ -16,10 +16,10 @@ import anyio.abc
 from msgspec import UNSET, UnsetType
 
 from agentkernel import __version__
-from agentkernel.daemon.builds import Builds, Images, Tell
+from agentkernel.daemon.builds import Builds, Images
 from agentkernel.daemon.guest_door import GuestDoor
 from agentkernel.daemon.places import Places
-from agentkernel.drivers.contract import Process
+from agentkernel.drivers.contract import Process, Tell
 from agentkernel.engine.command import Outcome, Sink, run_command
 from agentkernel.engine.engine import Engine
 from agentkernel.engine.groups import task_group

@@ -13,7 +13,7 @@ from agentkernel.model.execution import ExecEvent, ExecRequest, FileEntry
 from agentkernel.model.ids import Digest, SandboxId
 from agentkernel.model.kinds import Backend, Vmm
 from agentkernel.model.readiness import Capabilities, GuestFacts, Identity, Readiness
-from agentkernel.model.spec import BootSpec
+from agentkernel.model.spec import BootSpec, ImageFacts
 
 
 class Process(abc.ABC):
@@ -166,6 +166,12 @@ class Artifacts(Protocol):
     async def root(self, image: Digest) -> Path:
         """Read-only root file system image of that digest."""
 
+    def archive(self, image: Digest) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """That root file system as a tar stream with its owners and modes, for an engine that imports it."""
+
+    def agent(self, machine: str) -> Path:
+        """The static guest agent for a processor architecture as `uname -m` calls it. Raises Unsupported."""
+
     async def template(self, inputs: Mapping[str, object], record: Callable[[Path], Awaitable[None]]) -> Path:
         """The folder of the template with these inputs; made by `record` in an empty folder when it is not there or
         does not look as it was made. One maker at a time, on this host.
@@ -229,6 +235,9 @@ class Kernel(Protocol):
 Prepare = Callable[[Guest], Awaitable[None]]
 """What a template's guest does before it is frozen."""
 
+Tell = Callable[[str], Awaitable[None]]
+"""Called with one line for a person, while something long goes on."""
+
 
 class Driver(abc.ABC):
     """One backend. Construction does nothing; a missing method fails there."""
@@ -251,6 +260,16 @@ class Driver(abc.ABC):
             Broken: it did not come up; the message carries the guest's or the VMM's last words.
             Unsupported: not on this host, with the remedy.
         """
+
+    async def image(self, name: str, tell: Tell) -> ImageFacts:
+        """Find an image that is not a recipe of ours, or fetch it. Declared by `Feature.IMAGES`.
+
+        Raises:
+            NotFound: nobody has it.
+            Refused: it cannot run here (another architecture), or the name is none.
+            Busy: whoever has it does not answer.
+        """
+        raise Unsupported(f"{self.backend} runs runtimes only, not images by name")
 
     async def template(self, spec: BootSpec, birth: Birth, prepare: Prepare) -> Path:
         """The template of that specification, made when there is none that fits this host, QEMU, kernel, image and

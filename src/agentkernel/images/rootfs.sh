@@ -5,6 +5,7 @@
 #   rootfs.sh bootstrap TREE WORK   from the packages in WORK/essential and WORK/install, onto nothing
 #   rootfs.sh extend TREE WORK      the packages in WORK/install (and the files in WORK/overlay) onto what is in TREE
 #   rootfs.sh remove PATH...        remove trees, whoever owns what is in them
+#   rootfs.sh archive TREE MODES TAR COMMAND...   what COMMAND extracts to TREE, as a tar file
 #   rootfs.sh run COMMAND...        any program, for one that has to see the owners in a tree as they are
 #
 # WORK/debs is the folder of package files, WORK/checks one shell command per line, WORK/sources the guest's sources.list. WORK/modes, one
@@ -22,6 +23,13 @@ shift
 case $verb in
 remove) exec rm -rf -- "$@" ;;
 run) exec "$@" ;;
+archive)
+    tree=$1 modes=$2 archive=$3
+    shift 3
+    "$@" >/dev/null
+    while read -r mode path; do chmod "$mode" "$tree/$path"; done <"$modes"
+    exec tar --create --numeric-owner --xattrs --file "$archive" --directory "$tree" .
+    ;;
 esac
 
 tree=$1

@@ -160,6 +160,18 @@ class Store:
             hint="it was removed or its recipe changed; ask for the runtime by name again",
         )
 
+    @asynccontextmanager
+    async def archive(self, image: Digest) -> AsyncIterator[AsyncIterator[bytes]]:
+        """That root file system as a tar stream, with its owners and modes; built when it is not there, as `root`."""
+        path = await self.root(image)
+        fsck = (await self.tool("fsck.erofs")).command
+        async with rootfs.as_tar(path, fsck) as stream:
+            yield stream
+
+    def agent(self, machine: str) -> Path:
+        """The static guest agent for an architecture. Raises Unsupported where it is not built."""
+        return kernel.agent_binary(machine)
+
     async def tool(self, name: str, progress: Progress | None = None) -> HostTool:
         """A host program: `qemu`, `mkfs.erofs`, `fsck.erofs`, `mke2fs`, `debugfs`, `lz4`, `zstd`.
 

@@ -51,7 +51,12 @@ class Mode(StrEnum):
 
 
 class Feature(StrEnum):
-    """What a sandbox of a driver can do beyond running a program; declared, never tried out."""
+    """What a sandbox of a driver can do beyond running a program; declared, never tried out.
+
+    USER_ROOT: commands run as root, or as any other user, where they ask for it; else all are uid 1000. IMAGES: it runs
+    images that are not recipes of ours. OOM_INSIDE: a program that takes all memory is killed, and the sandbox goes on;
+    else the sandbox ends with it.
+    """
 
     FILES = "files"
     STDIN = "stdin"
@@ -64,3 +69,5 @@ class Feature(StrEnum):
     TEMPLATE = "template"
     VSOCK_DEVICE = "vsock-device"
     DISK_LIMIT = "disk-limit"
+    IMAGES = "images"
+    OOM_INSIDE = "oom-inside"

@@ -14,8 +14,9 @@ class BootSpec:
     """All that a driver cannot change once a sandbox runs. Hashable: the key of pools and of templates.
 
     Attributes:
-        runtime: the recipe's name, `[a-z0-9][a-z0-9._-]{0,62}`.
-        image: digest of the root file system.
+        runtime: the recipe's name, `[a-z0-9][a-z0-9._-]{0,62}`; empty where `image_name` is not.
+        image: digest of the root file system; of an image by name, what its driver told (`ImageFacts.digest`).
+        image_name: an image that is not a recipe of ours, as the caller named it.
         vmm: which monitor, for `Backend.MICROVM`; None elsewhere.
         disk_mib: size of the private writable disk (`/scratch`, `/workspace`).
         pids: most processes at once inside.
@@ -29,6 +30,7 @@ class BootSpec:
     memory_mib: int = 512
     disk_mib: int = 1024
     pids: int = 512
+    image_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +57,23 @@ class LeaseSpec:
     user: str = ""
     rlimits: tuple[Rlimit, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """An image by name, as it was found, and what it says of the commands that run in it (OCI image configuration).
+
+    Attributes:
+        digest: names its content on this host; the same name may have another one tomorrow.
+        env: `NAME: value`.
+        cwd: absolute, or empty.
+        user: as `LeaseSpec.user`; what a driver without `USER_ROOT` makes of it is that driver's business.
+        entrypoint, command: what the image starts when nobody says what.
+    """
+
+    digest: Digest
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    user: str = ""
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()

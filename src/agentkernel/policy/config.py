@@ -114,6 +114,12 @@ class Security:
         project=Project.STRICTER,
         choices=(*Isolation, ""),
     )
+    allow_unlimited: bool = key(
+        False,
+        "Run containers and gVisor also where this host lets nobody hold them to memory, processors and processes "
+        "(a user without root on cgroup v1).",
+        project=Project.NEVER,
+    )
     share_template_memory: bool = key(
         True,
         "Let clones share memory pages with their template; without it every sandbox boots cold.",
@@ -140,6 +146,29 @@ class Microvm:
         "auto",
         "Which monitor makes microVMs; `auto`: the strongest that works here.",
         choices=("auto", "firecracker", "qemu"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    """`[docker]`"""
+
+    host: str = key(
+        "",
+        "Where the engine listens, as in DOCKER_HOST (`unix:///run/docker.sock`, `tcp://HOST:2376`); empty: "
+        "DOCKER_HOST, the current context, the usual places, in that order.",
+    )
+    runtime: str = key(
+        "", "OCI runtime that the engine runs sandboxes with, such as `runsc`; empty: the engine's default."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Podman:
+    """`[podman]`"""
+
+    host: str = key(
+        "", "Where podman's API service listens; empty: CONTAINER_HOST, then the usual places, in that order."
     )
 
 
@@ -183,6 +212,8 @@ class Config:
     security: Security = field(default_factory=Security)
     agent: Agent = field(default_factory=Agent)
     microvm: Microvm = field(default_factory=Microvm)
+    docker: Docker = field(default_factory=Docker)
+    podman: Podman = field(default_factory=Podman)
     pool: Pool = field(default_factory=Pool)
     daemon: Daemon = field(default_factory=Daemon)
 
