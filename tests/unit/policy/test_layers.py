@@ -32,6 +32,8 @@ def test_the_schema_has_every_published_section() -> None:
         "security.domains",
         "agent",
         "microvm",
+        "docker",
+        "podman",
         "pool",
         "daemon",
     }
