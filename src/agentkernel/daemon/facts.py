@@ -63,4 +63,5 @@ def snapshot_facts(snapshot: Snapshot) -> replies.SnapshotFacts:
         runtime=snapshot.spec.runtime,
         taken_s=int(snapshot.taken_s),
         size_bytes=snapshot.size_bytes,
+        image=optional(snapshot.spec.image_name or None),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -12,10 +12,13 @@ from agentkernel.daemon.facts import optional
 from agentkernel.drivers.contract import Tell
 from agentkernel.engine.engine import Engine
 from agentkernel.engine.sandbox import Sandbox
+from agentkernel.model.errors import Refused
+from agentkernel.model.ids import Digest
 from agentkernel.model.kinds import Feature, Mode
 from agentkernel.model.spec import BootSpec, LeaseSpec
 from agentkernel.policy.admission import Admitted, Choice, Offer, Wish, admit, admit_to
 from agentkernel.policy.config import Config
+from agentkernel.policy.images import image_defaults
 from agentkernel.policy.presets import warm_range
 from agentkernel.pool.events import Key, Limits
 from agentkernel.protocol import requests
@@ -32,15 +35,35 @@ class Place:
     sandbox: Sandbox
     defaults: LeaseSpec = field(default_factory=LeaseSpec)
 
+    def command(self) -> tuple[str, ...]:
+        """What runs here when a request names no command. Raises Refused where the image says nothing."""
+        if not self.defaults.command:
+            name = self.sandbox.key.spec.image_name
+            raise Refused(f"Invalid request: the image {name} names no command", hint="Name one in command.")
+        return self.defaults.command
+
     def facts(self) -> dict[str, Any]:
-        """The reply fields `backend`, `vmm`, `isolation`, `warm`."""
+        """The reply fields `backend`, `vmm`, `isolation`, `warm`, `image`."""
         spec, readiness = self.sandbox.key.spec, self.sandbox.readiness
         return {
             "backend": str(wire_backend(spec.backend)),
             "vmm": optional(spec.vmm and str(spec.vmm)),
             "isolation": optional(readiness.isolation and str(readiness.isolation)),
             "warm": self.sandbox.was_warm,
+            "image": optional(spec.image_name or None),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What is to be lent.
+
+    Attributes:
+        defaults: what its image says of every command there; nothing for a runtime.
+    """
+
+    key: Key
+    defaults: LeaseSpec = field(default_factory=LeaseSpec)
 
 
 class Placing:
@@ -52,14 +75,39 @@ class Placing:
         self._config = config
         self._filled: set[Key] = set()
 
-    async def admit(self, wish: Wish, tell: Tell | None = None) -> Admitted:
+    async def aim(self, wish: Wish, mode: Mode, tell: Tell | None = None, *, fill: bool = False) -> Aim:
+        """The pool's key for a wish, made known to the pool, once its image is there.
+
+        Args:
+            tell: hears what takes long.
+            fill: sandboxes of that key are made ahead of time from now on.
+
+        Raises:
+            Refused, Busy, NotFound: policy's verdict; or what became of the image.
+        """
+        admitted = await self._admit(wish, tell)
+        if admitted.image:
+            return await self._aim_at_image(admitted, mode, tell)
+        spec = self._spec(admitted, wish.runtime, await self._builds.ensure(wish.runtime, tell))
+        return Aim(self._known(Key(spec, mode), fill=fill))
+
+    async def _aim_at_image(self, admitted: Admitted, mode: Mode, tell: Tell | None) -> Aim:
+        driver = self._engine.drivers[admitted.backend, admitted.vmm]
+        facts = await self._builds.pulled(driver, admitted.image, tell)
+        spec = replace(self._spec(admitted, "", facts.digest), image_name=admitted.image)
+        return Aim(self._known(Key(spec, mode)), image_defaults(facts, driver.capabilities))
+
+    async def _admit(self, wish: Wish, tell: Tell | None) -> Admitted:
         """Policy's verdict, by the probes of the drivers that come into question; waits for those, and says so when
         it takes long: on first use a probe fetches what it tries.
         """
+        image = wish.image or self._config.sandbox.image
         wanted = [
             choice
-            for choice in self._engine.drivers
-            if wish.backend in {None, choice[0]} and (wish.vmm is None or choice[1] in {None, wish.vmm})
+            for choice, driver in self._engine.drivers.items()
+            if wish.backend in {None, choice[0]}
+            and (wish.vmm is None or choice[1] in {None, wish.vmm})
+            and (not image or Feature.IMAGES in driver.capabilities)
         ]
         with anyio.move_on_after(PROBE_PATIENCE_S) as patience:
             await self._engine.readiness(*wanted)
@@ -71,27 +119,28 @@ class Placing:
 
     def admit_to(self, spec: BootSpec, wish: Wish) -> None:
         """May this run in a sandbox of that specification, which is there? Its driver has been tried then."""
-        admit_to((spec.backend, spec.vmm), wish, self._offers(), self._config)
+        admit_to((spec.backend, spec.vmm), wish, self._offers(), self._config, image_name=spec.image_name)
 
     def _offers(self) -> dict[Choice, Offer]:
         found = self._engine.readiness_now()
-        return {key: Offer(verdict, self._engine.drivers[key].capabilities) for key, verdict in found.items()}
+        return {key: Offer(found.get(key), driver.capabilities) for key, driver in self._engine.drivers.items()}
 
-    async def key(self, admitted: Admitted, runtime: str, mode: Mode, tell: Tell | None, *, fill: bool = False) -> Key:
-        """The pool's key, made known to it. With `fill`, sandboxes of it are made ahead of time from now on."""
-        resources, pool = self._config.resources, self._config.pool
-        spec = BootSpec(
+    def _spec(self, admitted: Admitted, runtime: str, image: Digest) -> BootSpec:
+        resources = self._config.resources
+        return BootSpec(
             backend=admitted.backend,
             runtime=runtime,
-            image=await self._builds.ensure(runtime, tell),
+            image=image,
             vmm=admitted.vmm,
             vcpus=resources.vcpus,
             memory_mib=resources.memory_mb,
             disk_mib=resources.disk_mb,
             pids=resources.pids,
         )
-        warm = warm_range(mode, runtime, min_warm=pool.min_warm, max_warm=pool.max_warm)
-        key = Key(spec, mode)
+
+    def _known(self, key: Key, *, fill: bool = False) -> Key:
+        pool = self._config.pool
+        warm = warm_range(key.mode, key.spec.runtime, min_warm=pool.min_warm, max_warm=pool.max_warm)
         if fill:
             self._filled.add(key)
         self._engine.configure(key, Limits(warm.min_warm, warm.max_warm), fill=key in self._filled)

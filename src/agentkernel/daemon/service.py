@@ -29,15 +29,16 @@ from agentkernel.model.errors import Refused
 from agentkernel.model.execution import Started, Stderr, Stdout
 from agentkernel.model.ids import LeaseId, SnapshotId
 from agentkernel.model.kinds import Mode
-from agentkernel.model.spec import LeaseSpec
 from agentkernel.policy.admission import Wish
 from agentkernel.policy.config import Config
 from agentkernel.policy.environment import CWD, exec_request
+from agentkernel.policy.images import over
 from agentkernel.policy.presets import PRESETS
 from agentkernel.protocol import replies, requests
 from agentkernel.protocol.codec import REQUESTS
 from agentkernel.protocol.output import Capture, truncation
 from agentkernel.protocol.requests import Request, given
+from agentkernel.protocol.words import WireBackend
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class Service:
             case requests.Prewarm():
                 return await self._prewarm(request)
             case requests.Status():
+                self._engine.try_all()
                 return status_reply(self._engine, request)
             case requests.Hello(request_id=request_id):
                 return replies.HelloReply(
@@ -142,12 +144,10 @@ class Service:
                 self._placing.admit_to(lease.sandbox.key.spec, wish_of(request))
                 yield Place(lease.sandbox, lease.spec)
             return
-        admitted = await self._placing.admit(wish_of(request), tell)
-        sandbox = await self._engine.lend(
-            await self._placing.key(admitted, request.runtime, request.compatibility_mode, tell)
-        )
+        aim = await self._placing.aim(wish_of(request), request.compatibility_mode, tell)
+        sandbox = await self._engine.lend(aim.key)
         try:
-            yield Place(sandbox)
+            yield Place(sandbox, aim.defaults)
         finally:
             self.last_used_s = time.monotonic()
             self._engine.give_back(sandbox)
@@ -166,7 +166,7 @@ class Service:
         """Refresh the sandbox, put the request's files there, run the command to its end."""
         stdin = given(request.stdin)
         command = exec_request(
-            request.command,
+            request.command or place.command(),
             env={**place.defaults.env, **request.env},
             cwd=request.cwd or place.defaults.cwd,
             user=request.user or place.defaults.user,
@@ -238,10 +238,8 @@ class Service:
     # --- leases and the pool ------------------------------------------------------------------------------------------
 
     async def _acquire(self, request: requests.Acquire) -> replies.Acquired:
-        admitted = await self._placing.admit(wish_of(request))
-        key = await self._placing.key(admitted, request.runtime, request.compatibility_mode, None)
-        spec = LeaseSpec(request.env, request.cwd, request.user)
-        lease = await self._engine.acquire(key, spec)
+        aim = await self._placing.aim(wish_of(request), request.compatibility_mode)
+        lease = await self._engine.acquire(aim.key, over(aim.defaults, request.env, request.cwd, request.user))
         try:
             await lease.sandbox.guest.refresh()
         except BaseException:
@@ -264,20 +262,20 @@ class Service:
         return None if path is None else str(path)
 
     async def _prewarm(self, request: requests.Prewarm) -> replies.Prewarmed:
-        mode = request.compatibility_mode
-        runtime = PRESETS[mode].runtime
-        key = await self._placing.key(await self._placing.admit(Wish(runtime)), runtime, mode, None, fill=True)
-        count = await self._engine.prewarm((key,))
+        mode, backend = request.compatibility_mode, WireBackend(request.backend).choice
+        aim = await self._placing.aim(Wish(PRESETS[mode].runtime, backend), mode, fill=True)
+        count = await self._engine.prewarm((aim.key,))
         return replies.Prewarmed(compatibility_mode=str(mode), count=count, request_id=request.request_id)
 
     async def fill(self) -> None:
         """Once after the start: fill the configured modes whose images are built, when nobody is waiting."""
         await anyio.sleep(FILL_DELAY_S)
+        backend = WireBackend(self._config.pool.prewarm_backend).choice
         for mode in map(Mode, self._config.pool.prewarm):
             runtime = PRESETS[mode].runtime
             try:
                 if self._builds.is_built(runtime):
-                    await self._placing.key(await self._placing.admit(Wish(runtime)), runtime, mode, None, fill=True)
+                    await self._placing.aim(Wish(runtime, backend), mode, fill=True)
             except Refused as err:
                 log.warning("cannot prewarm", extra={"mode": str(mode), "reason": err.message})
 

@@ -50,6 +50,7 @@ class LeaseSpec:
         env: added to what SPECIFICATION 4 says a program finds.
         cwd: absolute; `/workspace` when empty.
         user: name, or `uid[:gid]`; `sandbox` when empty.
+        command: what runs when a request names no command; empty where one has to.
     """
 
     env: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class LeaseSpec:
     user: str = ""
     rlimits: tuple[Rlimit, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
