@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from agentkernel.daemon.places import Places
 from agentkernel.daemon.service import Service
 from agentkernel.drivers.contract import Driver
 from agentkernel.engine.engine import Engine
+from agentkernel.home.places import Places
 from agentkernel.journal import Journal
 from agentkernel.model.ids import Digest
 from agentkernel.policy.layers import load

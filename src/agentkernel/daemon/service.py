@@ -17,7 +17,6 @@ from agentkernel import __version__
 from agentkernel.daemon.builds import Builds, Images
 from agentkernel.daemon.facts import optional, snapshot_facts, status_reply
 from agentkernel.daemon.guest_door import GuestDoor
-from agentkernel.daemon.places import Places
 from agentkernel.daemon.placing import Place, Placing, wish_of
 from agentkernel.drivers.contract import Process, Tell
 from agentkernel.engine.command import Outcome, Sink, run_command
@@ -25,6 +24,7 @@ from agentkernel.engine.engine import Engine
 from agentkernel.engine.groups import task_group
 from agentkernel.engine.leases import Lease
 from agentkernel.engine.timings import Stage
+from agentkernel.home.places import Places
 from agentkernel.model.errors import Refused
 from agentkernel.model.execution import Started, Stderr, Stdout
 from agentkernel.model.ids import LeaseId, SnapshotId
