@@ -65,9 +65,7 @@ async def test_the_table_and_the_json_say_the_same() -> None:
 async def test_doctor_heeds_the_users_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTKERNEL_HOME", str(tmp_path))
     monkeypatch.setenv("AGENTKERNEL_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(
-        doctor, "drivers_of", lambda config, *_, **__: {(Backend.DOCKER, None): Told(config.docker.host)}
-    )
+    monkeypatch.setattr(doctor, "drivers_of", lambda config, *_, **__: {(Backend.DOCKER, None): Told(config)})
     store = Store()
     assert (await doctor.examine(store))["docker"].reason == ""
     (tmp_path / "config.toml").write_text('[docker]\nhost = "unix:///run/elsewhere.sock"\n')
