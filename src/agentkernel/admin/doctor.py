@@ -17,7 +17,6 @@ from agentkernel.home.drivers import drivers_of
 from agentkernel.home.places import places
 from agentkernel.home.settings import load_config
 from agentkernel.images.store import Store
-from agentkernel.model.errors import AgentkernelError
 from agentkernel.model.readiness import Readiness
 
 DEADLINE_S = 60.0
@@ -54,8 +53,8 @@ async def verdicts(drivers: Mapping[str, Driver], *, deadline_s: float) -> dict[
         with anyio.move_on_after(deadline_s) as patience:
             try:
                 found[name] = await driver.probe()
-            except (AgentkernelError, OSError) as err:
-                found[name] = Readiness(usable=False, reason=f"the probe failed: {err}")
+            except Exception as err:  # a fault of one driver's is its own verdict, not the end of the table
+                found[name] = Readiness(usable=False, reason=f"the probe failed: {type(err).__name__}: {err}")
         if patience.cancelled_caught:
             found[name] = Readiness(
                 usable=False,

@@ -22,7 +22,7 @@ class Failing(FakeDriver):
     """Its probe has a fault."""
 
     async def probe(self) -> Readiness:
-        raise OSError("no such socket")
+        raise KeyError("Version")
 
 
 def drivers() -> dict[str, Driver]:
@@ -45,7 +45,7 @@ async def test_every_driver_has_a_verdict_though_one_hangs_and_one_fails() -> No
     assert {name: verdict.reason for name, verdict in found.items() if not verdict.usable} == {
         "docker": "no answer within 0.05 s",
         "podman": "no engine listens",
-        "gvisor": "the probe failed: no such socket",
+        "gvisor": "the probe failed: KeyError: 'Version'",
     }
     assert "--timeout" in found["docker"].remedy
 
