@@ -58,7 +58,7 @@ def admin() -> None:
     "--backend",
     "backends",
     multiple=True,
-    type=click.Choice(list(Backend)),
+    type=click.Choice([backend.value for backend in Backend]),
     help="Fetch what this backend needs; may be repeated. Default: microvm.",
 )
 @click.option("--for-command", metavar="WORD", help="The runtime that `run` would choose for that command.")
