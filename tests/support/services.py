@@ -26,6 +26,9 @@ class BuiltImages:
     def is_built(self, runtime: str) -> bool:
         return True
 
+    def warm_up(self, runtime: str) -> tuple[tuple[str, ...], ...]:
+        return ()
+
     async def ensure(self, runtime: str, progress: Callable[..., None] | None = None) -> Digest:
         return self.resolve(runtime)
 

@@ -104,7 +104,6 @@ async def serve(home: Places, config: Config, ready: Readiness) -> None:
             snapshots=Snapshots(home.snapshots),
             queue_timeout_s=config.pool.queue_timeout_s,
             lease_ttl_s=config.pool.lease_ttl_s,
-            warm_up=lambda runtime: store.warm_up(runtime) if runtime else (),
             idle_pause_s=config.pool.idle_pause_s,
             templates=config.pool.templates and config.security.share_template_memory,
         )

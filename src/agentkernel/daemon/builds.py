@@ -21,6 +21,9 @@ class Images(Protocol):
     def is_built(self, runtime: str) -> bool:
         """Whether that image is there."""
 
+    def warm_up(self, runtime: str) -> tuple[tuple[str, ...], ...]:
+        """Throwaway commands for its new sandboxes. Raises NotFound."""
+
     async def ensure(self, runtime: str, progress: Callable[..., None] | None = None) -> Digest:
         """The digest of a runtime's image, which is built first when it is missing."""
 
@@ -57,6 +60,10 @@ class Builds:
     def is_built(self, runtime: str) -> bool:
         """Whether the image is there."""
         return self._images.is_built(runtime)
+
+    def warm_up(self, runtime: str) -> tuple[tuple[str, ...], ...]:
+        """Throwaway commands for its new sandboxes."""
+        return self._images.warm_up(runtime)
 
     async def ensure(self, runtime: str, tell: Tell | None = None) -> Digest:
         """The digest of the runtime's image, once it is there.

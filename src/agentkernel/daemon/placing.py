@@ -89,6 +89,7 @@ class Placing:
         if admitted.image:
             return await self._aim_at_image(admitted, mode, tell)
         spec = self._spec(admitted, wish.runtime, await self._builds.ensure(wish.runtime, tell))
+        spec = replace(spec, warm_up=self._builds.warm_up(wish.runtime))
         return Aim(self._known(Key(spec, mode), fill=fill))
 
     async def _aim_at_image(self, admitted: Admitted, mode: Mode, tell: Tell | None) -> Aim:

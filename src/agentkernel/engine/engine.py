@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +77,6 @@ class Engine:
         snapshots: what is saved of them; beside `directory` unless given.
         queue_timeout_s: how long a request may wait for room.
         lease_ttl_s: how long a lease lives after its last use.
-        warm_up: throwaway commands for a runtime's new sandboxes, run while nobody waits, and for its template.
         templates: clone sandboxes from a template where the driver can; else all boot cold.
         idle_pause_s: a sandbox that nobody took for so long is paused, where its driver can; 0 for never.
     """
@@ -92,7 +91,6 @@ class Engine:
         snapshots: Snapshots | None = None,
         queue_timeout_s: float = 60.0,
         lease_ttl_s: float = 3600.0,
-        warm_up: Callable[[str], Sequence[Sequence[str]]] = lambda _runtime: (),
         templates: bool = True,
         idle_pause_s: float = 0.0,
     ) -> None:
@@ -112,7 +110,6 @@ class Engine:
             self.timings,
             self._templates,
             self._tell,
-            warm_up,
             lambda: self._pool.counts().waiting > 0,
             idle_pause_s,
         )
@@ -378,7 +375,7 @@ class Engine:
     async def _make_template(self, spec: BootSpec, driver: Driver) -> Path:
         async def prepare(guest: Guest) -> None:
             await run_command(guest, WARM_UP)
-            for command in self._nursery.warm_up(spec.runtime):
+            for command in spec.warm_up:
                 with suppress(Refused):
                     await run_command(guest, exec_request(command), timeout_s=WARM_UP_S)
 

@@ -158,6 +158,7 @@ def _encode(snapshot: Snapshot) -> str:
 def _decode(snapshot: SnapshotId, facts: dict[str, Any]) -> Snapshot:
     spec = facts["spec"]
     vmm = spec["vmm"] and Vmm(spec["vmm"])
+    spec["warm_up"] = tuple(map(tuple, spec.get("warm_up", ())))
     spec |= {"backend": Backend(spec["backend"]), "vmm": vmm, "image": Digest(spec["image"])}
     lease = facts["lease"]
     lease["command"] = tuple(lease.get("command", ()))

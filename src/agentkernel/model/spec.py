@@ -20,6 +20,7 @@ class BootSpec:
         vmm: which monitor, for `Backend.MICROVM`; None elsewhere.
         disk_mib: size of the private writable disk (`/scratch`, `/workspace`).
         pids: most processes at once inside.
+        warm_up: throwaway commands of its recipe, run in each new one while nobody waits, and in its template.
     """
 
     backend: Backend
@@ -31,6 +32,7 @@ class BootSpec:
     disk_mib: int = 1024
     pids: int = 512
     image_name: str = ""
+    warm_up: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
