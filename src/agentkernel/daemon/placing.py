@@ -75,12 +75,11 @@ class Placing:
         self._config = config
         self._filled: set[Key] = set()
 
-    async def aim(self, wish: Wish, mode: Mode, tell: Tell | None = None, *, fill: bool = False) -> Aim:
+    async def aim(self, wish: Wish, mode: Mode, tell: Tell | None = None) -> Aim:
         """The pool's key for a wish, made known to the pool, once its image is there.
 
         Args:
             tell: hears what takes long.
-            fill: sandboxes of that key are made ahead of time from now on.
 
         Raises:
             Refused, Busy, NotFound: policy's verdict; or what became of the image.
@@ -90,7 +89,7 @@ class Placing:
             return await self._aim_at_image(admitted, mode, tell)
         spec = self._spec(admitted, wish.runtime, await self._builds.ensure(wish.runtime, tell))
         spec = replace(spec, warm_up=self._builds.warm_up(wish.runtime))
-        return Aim(self._known(Key(spec, mode), fill=fill))
+        return Aim(self._known(Key(spec, mode)))
 
     async def _aim_at_image(self, admitted: Admitted, mode: Mode, tell: Tell | None) -> Aim:
         driver = self._engine.drivers[admitted.backend, admitted.vmm]
@@ -139,11 +138,14 @@ class Placing:
             pids=resources.pids,
         )
 
-    def _known(self, key: Key, *, fill: bool = False) -> Key:
+    def fill(self, key: Key) -> None:
+        """From now on, make sandboxes of that key ahead of time."""
+        self._filled.add(key)
+        self._known(key)
+
+    def _known(self, key: Key) -> Key:
         pool = self._config.pool
         warm = warm_range(key.mode, key.spec.runtime, min_warm=pool.min_warm, max_warm=pool.max_warm)
-        if fill:
-            self._filled.add(key)
         self._engine.configure(key, Limits(warm.min_warm, warm.max_warm), fill=key in self._filled)
         return key
 

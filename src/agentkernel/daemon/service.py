@@ -263,8 +263,9 @@ class Service:
 
     async def _prewarm(self, request: requests.Prewarm) -> replies.Prewarmed:
         mode, backend = request.compatibility_mode, WireBackend(request.backend).choice
-        aim = await self._placing.aim(Wish(PRESETS[mode].runtime, backend), mode, fill=True)
-        count = await self._engine.prewarm((aim.key,))
+        aim = await self._placing.aim(Wish(PRESETS[mode].runtime, backend), mode)
+        count = await self._engine.prewarm((aim.key,))  # before it is filled, or others than this call make them
+        self._placing.fill(aim.key)
         return replies.Prewarmed(compatibility_mode=str(mode), count=count, request_id=request.request_id)
 
     async def fill(self) -> None:
@@ -275,7 +276,7 @@ class Service:
             runtime = PRESETS[mode].runtime
             try:
                 if self._builds.is_built(runtime):
-                    await self._placing.aim(Wish(runtime, backend), mode, fill=True)
+                    self._placing.fill((await self._placing.aim(Wish(runtime, backend), mode)).key)
             except Refused as err:
                 log.warning("cannot prewarm", extra={"mode": str(mode), "reason": err.message})
 

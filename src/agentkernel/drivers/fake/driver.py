@@ -71,6 +71,7 @@ class Faults:
         clones_left: how many clones succeed before `clone_error` is raised.
         clone_faults: how many times it is raised; None for ever.
         probe_hangs: a probe waits until it is cancelled.
+        reap_hangs: reaping waits until it is cancelled.
         image_hangs: finding an image waits until it is cancelled.
     """
 
@@ -86,6 +87,7 @@ class Faults:
     clones_left: int = 0
     clone_faults: int | None = None
     probe_hangs: bool = False
+    reap_hangs: bool = False
     image_hangs: bool = False
 
 
@@ -223,6 +225,8 @@ class FakeDriver(Driver):
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
         self.reaped.append((sandbox, dict(facts)))
+        if self.faults.reap_hangs:
+            await anyio.sleep_forever()
         self.kill(sandbox)
 
     def kill(self, sandbox: SandboxId) -> None:
