@@ -80,6 +80,11 @@ static const char *pass_option(struct config *config, const char *text) {
     return wrong;
 }
 
+static const char *profile_option(struct config *config, const char *text) {
+    config->nesting = strcmp(text, "nesting") == 0;
+    return config->nesting || strcmp(text, "strict") == 0 ? NULL : "--profile is strict or nesting";
+}
+
 static const char *oom_option(struct config *config, const char *text) {
     unsigned long value = 0;
     if (!number(text, 1000, &value)) return "--oom-score-adj is 0 to 1000";
@@ -98,6 +103,8 @@ static const char *option(struct config *config, const char *name, char *value) 
     if (strcmp(name, "--rlimit") == 0) return limit(config, value);
     if (strcmp(name, "--tmp-bytes") == 0) return size_option(value, &config->tmp_bytes);
     if (strcmp(name, "--oom-score-adj") == 0) return oom_option(config, value);
+    if (strcmp(name, "--profile") == 0) return profile_option(config, value);
+    if (strcmp(name, "--stdio-fd") == 0) return descriptor(value, &config->stdio_fd);
     if (strcmp(name, "--tree") == 0) {
         config->tree = value;
         return value[0] == '/' ? NULL : "--tree takes an absolute path";
@@ -137,7 +144,7 @@ static const char *is_complete(const struct config *config) {
 }
 
 const char *parse_args(struct config *config, int argc, char **argv) {
-    *config = (struct config){.control_fd = -1, .log_fd = -1, .tmp_bytes = 1UL << 20, .oom_score_adj = 500};
+    *config = (struct config){.control_fd = -1, .log_fd = -1, .stdio_fd = -1, .tmp_bytes = 1UL << 20, .oom_score_adj = 500};
     if (argc < 2) return "usage: agentkernel-sandbox ID --control-fd N [OPTION]... -- PROGRAM [ARG]...";
     config->id = argv[1];
     const char *wrong = NULL; /* the first mistake; reading on finds --control-fd, where it is reported */

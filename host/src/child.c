@@ -31,9 +31,10 @@ static void name_host(void) {
 
 /* As root the user namespace comes last: mounts and the other namespaces stay owned by the host's root, so that even a program that
  * regained every capability in its own user namespace would have none over them. */
-static void enter_user_namespace(void) {
+static void enter_user_namespace(const struct config *config) {
     if (setgroups(0, NULL) < 0) fail("setgroups", errno);
-    if (unshare(CLONE_NEWUSER) < 0) fail("user namespace", errno);
+    /* Whoever makes mounts of its own needs a namespace to make them in; those of the host's root stay locked in it. */
+    if (unshare(config->nesting ? CLONE_NEWUSER | CLONE_NEWNS : CLONE_NEWUSER) < 0) fail("user namespace", errno);
     ask_for_maps();
 }
 
@@ -45,8 +46,8 @@ static void connect_streams(const struct config *config) {
     int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (nothing < 0) fail("/dev/null", errno);
     int log = config->log_fd >= 0 ? config->log_fd : nothing;
-    redirect(nothing, STDIN_FILENO);
-    redirect(log, STDOUT_FILENO);
+    redirect(config->stdio_fd >= 0 ? config->stdio_fd : nothing, STDIN_FILENO);
+    redirect(config->stdio_fd >= 0 ? config->stdio_fd : log, STDOUT_FILENO);
     redirect(log, STDERR_FILENO);
 }
 
@@ -68,7 +69,8 @@ noreturn void become_program(struct config *config) {
     if (!config->as_root) ask_for_maps();
     name_host();
     build_root(config);
-    if (config->as_root) enter_user_namespace();
+    if (config->as_root) enter_user_namespace(config);
+    if (config->nesting) cover_network_settings();
     connect_streams(config);
     keep_descriptors(config);
     apply_limits(config);
@@ -79,7 +81,7 @@ noreturn void become_program(struct config *config) {
     end_if_orphaned();
     /* Until exec nobody of this uid may look into what is still a copy of the supervisor. */
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) fail("dumpable", errno);
-    int error = install_filter();
+    int error = install_filter(config->nesting);
     if (error != 0) fail("seccomp", error);
     (void)execve(config->program[0], config->program, config->env);
     fail("exec", errno);

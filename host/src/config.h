@@ -24,7 +24,7 @@ struct config {
     int control_fd;
     int log_fd; /* -1: /dev/null */
     bool as_root;
-    uid_t uid;
+    uid_t uid; /* on the host */
     gid_t gid;
     const char *tree;
     struct bind binds[MAX_BINDS];
@@ -38,6 +38,8 @@ struct config {
     unsigned long tmp_bytes;
     int oom_score_adj;
     bool kvm;
+    bool nesting;  /* the program makes namespaces of its own: runsc */
+    int stdio_fd; /* -1: none; else the program's stdin and stdout */
     const char *remove;
     char **program; /* NULL-terminated; program[0] is a path inside the new root */
 };

@@ -32,7 +32,17 @@ int keep_capabilities(unsigned long long mask) {
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? errno : 0;
 }
 
+/* In a user namespace that maps one uid, what these allow reaches that namespace's own mounts and processes, and no file of another. */
+static const unsigned long long NESTING = ~0ULL;
+
 void drop_privileges(const struct config *config) {
+    if (config->nesting) {
+        if (setresgid(0, 0, 0) < 0) fail("setresgid", errno);
+        if (setresuid(0, 0, 0) < 0) fail("setresuid", errno);
+        int kept = keep_capabilities(NESTING);
+        if (kept != 0) fail("capabilities", kept);
+        return;
+    }
     if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
                   SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED | SECBIT_KEEP_CAPS_LOCKED,
               0, 0, 0) < 0)

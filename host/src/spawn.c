@@ -57,16 +57,16 @@ static bool write_file(pid_t pid, const char *name, const char *content) {
     return written == length;
 }
 
-/* One id each, the same inside as outside: nothing else of the host has a name in there. */
+/* One id each: nothing else of the host has a name in there. The same inside as outside, but 0 for who is to make namespaces. */
 static const char *prepare(const struct config *config, pid_t pid) {
     char map[48];
     char score[16];
     (void)snprintf(score, sizeof score, "%d", config->oom_score_adj);
     if (!write_file(pid, "oom_score_adj", score)) return "oom_score_adj";
     if (!write_file(pid, "setgroups", "deny")) return "setgroups";
-    (void)snprintf(map, sizeof map, "%u %u 1", config->gid, config->gid);
+    (void)snprintf(map, sizeof map, "%u %u 1", config->nesting ? 0 : config->gid, config->gid);
     if (!write_file(pid, "gid_map", map)) return "gid_map";
-    (void)snprintf(map, sizeof map, "%u %u 1", config->uid, config->uid);
+    (void)snprintf(map, sizeof map, "%u %u 1", config->nesting ? 0 : config->uid, config->uid);
     return write_file(pid, "uid_map", map) ? NULL : "uid_map";
 }
 
