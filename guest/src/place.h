@@ -8,6 +8,7 @@ struct place {
     bool machine; /* PID 1 of a kernel of its own */
     bool pid1; /* of a machine or of a container */
     bool root;
+    bool mounts; /* a kernel of our own, a machine's or gVisor's: what is mounted here stays here */
     bool cgroup; /* commands get cgroups */
     const char *transport;
     const char *run_directory; /* where `generation` is kept; NULL for nowhere */

@@ -144,7 +144,7 @@ static void fail_start(struct channel *channel, const struct spawn *s, const str
 static int launch(struct spawn *s, struct kept *kept, uint64_t *cgroup)
 {
     *kept = (struct kept){.keeper = 0, .pid = -1, .report = -1};
-    s->cgroup = -1;
+    s->cgroup = s->limit_cgroup = -1;
     s->step = STEP_FORK;
     s->error = EAGAIN;
     if (runs_are_full() || (place.cgroup && cgroup_is_full()))
@@ -157,6 +157,7 @@ static int launch(struct spawn *s, struct kept *kept, uint64_t *cgroup)
         s->error = errno;
         return -1;
     }
+    s->limit_cgroup = cgroup_limit_descriptor();
     kept->pid = spawn(s);
     close(s->cgroup);
     if (kept->pid < 0)
