@@ -13,6 +13,7 @@ from typing import Protocol
 from agentkernel.drivers.contract import Driver
 from agentkernel.images.store import Store
 from agentkernel.model.spec import BootSpec
+from tests.support.gvisor import gvisor_driver, gvisor_ready, gvisor_spec
 from tests.support.machines import Cradle, Machine, alive, booted, cloned, prepare, qemu_driver, qemu_spec
 from tests.support.processes import naming
 
@@ -80,6 +81,16 @@ CANDIDATES: dict[str, Candidate] = {
         ready=qemu_ready,
         own_kernel=True,
         lifecycles={"fresh": booted, "forked": cloned},
+        processes=recorded_processes,
+        remains=supervised_remains,
+        end_behind=lambda birth: os.kill(int(birth.facts["pid"]), signal.SIGKILL),
+    ),
+    "gvisor": Candidate(
+        driver=gvisor_driver,
+        spec=gvisor_spec,
+        ready=gvisor_ready,
+        own_kernel=True,
+        lifecycles={"fresh": booted},
         processes=recorded_processes,
         remains=supervised_remains,
         end_behind=lambda birth: os.kill(int(birth.facts["pid"]), signal.SIGKILL),
