@@ -236,6 +236,7 @@ void prepare_and_start(struct channel *channel, struct exec_request *request)
         .cwd = request->cwd,
         .user = &user,
         .change_user = place.root,
+        .shield = place.mounts && !place.machine,
         .reset_oom = place.machine,
         .limits = limits,
         .limit_count = (size_t)limit_count,
