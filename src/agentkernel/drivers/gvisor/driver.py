@@ -29,8 +29,8 @@ STATE_BYTES = 4 << 20
 """runsc's notes on its one container, and the mount points of the prisons that it builds within ours."""
 OPEN_FILES = 16384
 """The sentry holds one per open file of the host's, few; and one per thread of the sandbox's, in its platform."""
-THREADS_PER_PROCESS = 4
-THREADS_OF_RUNSC = 256
+THREADS_PER_PROCESS = 12
+THREADS_OF_RUNSC = 512
 NO_ROOT = Digest("none")
 """The image of a sandbox that holds nothing but the agent."""
 
