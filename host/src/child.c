@@ -38,6 +38,15 @@ static void enter_user_namespace(const struct config *config) {
     ask_for_maps();
 }
 
+/* Before anything is allocated that counts. The supervisor stays outside: it must not stand still with the program. */
+static void enter_groups(const struct config *config) {
+    for (size_t i = 0; i < config->group_count; i++) {
+        if (write(config->groups[i], "0", 1) != 1) fail("cgroup", errno);
+    }
+    /* A namespace of cgroups has the group for its top that its maker is in. */
+    if (unshare(CLONE_NEWCGROUP) < 0) fail("cgroup", errno);
+}
+
 static void redirect(int from, int to) {
     if (dup2(from, to) < 0) fail("standard streams", errno);
 }
@@ -67,10 +76,11 @@ noreturn void become_program(struct config *config) {
     reset_signals();
     if (setsid() < 0) fail("setsid", errno);
     if (!config->as_root) ask_for_maps();
+    if (config->group_count > 0) enter_groups(config);
     name_host();
     build_root(config);
     if (config->as_root) enter_user_namespace(config);
-    if (config->nesting) cover_network_settings();
+    if (config->nesting) cover_settings(config);
     connect_streams(config);
     keep_descriptors(config);
     apply_limits(config);

@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
-enum { MAX_BINDS = 64, MAX_PASSED = 64, MAX_ENV = 64, MAX_LIMITS = 16 };
+enum { MAX_BINDS = 64, MAX_PASSED = 64, MAX_ENV = 64, MAX_LIMITS = 16, MAX_GROUPS = 8, MAX_COVERS = 4 };
 
 struct bind {
     const char *source;
@@ -29,6 +29,10 @@ struct config {
     const char *tree;
     struct bind binds[MAX_BINDS];
     size_t bind_count;
+    struct bind covers[MAX_COVERS]; /* both inside; only of who nests */
+    size_t cover_count;
+    int groups[MAX_GROUPS]; /* open cgroup.procs */
+    size_t group_count;
     int passed[MAX_PASSED];
     size_t passed_count;
     char *env[MAX_ENV + 1];

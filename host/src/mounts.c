@@ -236,7 +236,11 @@ void build_root(const struct config *config) {
     (void)close(root_fd);
 }
 
-void cover_network_settings(void) {
+void cover_settings(const struct config *config) {
     if (syscall(SYS_mount, "none", "/proc/sys/net", "tmpfs", AK_MS_EMPTY, "size=4k") < 0)
         fail("/proc/sys/net", errno);
+    for (size_t i = 0; i < config->cover_count; i++) {
+        const struct bind *cover = &config->covers[i];
+        if (syscall(SYS_mount, cover->source, cover->target, NULL, AK_MS_BIND, NULL) < 0) fail("cover", errno);
+    }
 }

@@ -122,7 +122,8 @@ bool spawn(struct config *config, struct child *child) {
         report_failure(config, "link", errno);
         return false;
     }
-    child->pid = fork_into(config->as_root ? NAMESPACES : NAMESPACES | CLONE_NEWUSER, &child->pidfd);
+    int flags = config->group_count > 0 ? NAMESPACES & ~CLONE_NEWCGROUP : NAMESPACES; /* the child makes that one itself */
+    child->pid = fork_into(config->as_root ? flags : flags | CLONE_NEWUSER, &child->pidfd);
     if (child->pid < 0) {
         report_failure(config, "namespaces", errno);
         return false;

@@ -13,6 +13,7 @@ from agentkernel.model.spec import BootSpec
 IMAGE = "/image"
 AGENT = "/agent"
 BUNDLE = "/bundle"
+MEMINFO = f"{BUNDLE}/meminfo"
 ROOT_FOLDER = "rootfs"
 STATE = "/tmp/state"  # noqa: S108 (the prison's own /tmp)
 CONTAINER = "sandbox"
@@ -75,6 +76,12 @@ def config(spec: BootSpec, *, holds_image: bool) -> bytes:
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]},
     }
     return json.dumps(document, indent=1).encode()
+
+
+def meminfo(spec: BootSpec) -> bytes:
+    """What runsc reads as the host's memory, and then tells the sandbox as its own. It takes the total alone."""
+    total_kib = spec.memory_mib * 1024
+    return f"MemTotal: {total_kib} kB\nMemFree: {total_kib} kB\nMemAvailable: {total_kib} kB\n".encode()
 
 
 def _root(holds_image: bool) -> dict[str, str]:

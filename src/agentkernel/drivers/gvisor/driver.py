@@ -9,12 +9,17 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
+import anyio.to_thread
+
 from agentkernel.drivers.confine import Bind, ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tool
 from agentkernel.drivers.gvisor import bundle
+from agentkernel.drivers.gvisor.guest import GvisorGuest
+from agentkernel.drivers.gvisor.memory import Held, check, held, threads
 from agentkernel.drivers.gvisor.trial import Trials
-from agentkernel.drivers.link import LinkGuest, PlainSocket
+from agentkernel.drivers.limits import Cgroups, find
+from agentkernel.drivers.link import PlainSocket
 from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
 from agentkernel.model.ids import Digest, SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation
@@ -29,8 +34,7 @@ STATE_BYTES = 4 << 20
 """runsc's notes on its one container, and the mount points of the prisons that it builds within ours."""
 OPEN_FILES = 16384
 """The sentry holds one per open file of the host's, few; and one per thread of the sandbox's, in its platform."""
-THREADS_PER_PROCESS = 12
-THREADS_OF_RUNSC = 512
+FEATURES = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT})
 NO_ROOT = Digest("none")
 """The image of a sandbox that holds nothing but the agent."""
 
@@ -41,19 +45,23 @@ class GvisorDriver(Driver):
     Args:
         artifacts: where runsc, root file systems and the agent come from.
         trials: whether it works here, remembered between daemons.
+        allow_unlimited: run also where sandboxes cannot be held to memory, processors and processes.
     """
 
     backend = Backend.GVISOR
     vmm = None
-    capabilities = Capabilities(frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT}))
 
-    def __init__(self, artifacts: Artifacts, trials: Trials) -> None:
+    def __init__(self, artifacts: Artifacts, trials: Trials, *, allow_unlimited: bool = False) -> None:
         self._artifacts = artifacts
         self._trials = trials
+        self._allow_unlimited = allow_unlimited
+        paused_by_its_group = frozenset() if allow_unlimited else frozenset({Feature.PAUSE})
+        self.capabilities = Capabilities(FEATURES | paused_by_its_group)
 
     async def probe(self) -> Readiness:
         """Find runsc, and boot once without any image; the success is kept."""
         try:
+            self._groups()
             tool = await self._artifacts.tool("runsc")
             await self._trials.pass_once(tool.digest, self._trial)
         except AgentkernelError as err:
@@ -69,16 +77,29 @@ class GvisorDriver(Driver):
             )
         tool = await self._artifacts.tool("runsc")
         async with AsyncExitStack() as stack:
-            process, stream = await self._started(tool, spec, birth, stack)
+            within = await stack.enter_async_context(held(self._groups(), birth.id, spec))
+            process, stream = await self._started(tool, spec, birth, within, stack)
             with _coming_up(process):
-                guest = await stack.enter_async_context(LinkGuest.attach(stream, birth.identity, pids=spec.pids))
+                guest = await stack.enter_async_context(GvisorGuest.attach(stream, birth.identity, pids=spec.pids))
+                guest.live_in(within.group)
                 if spec.disk_mib:
                     await guest.mount_disk(bundle.DISK_SERIAL, "tmpfs", BINDS)
             yield guest
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
-        """Kill the supervisor and all that runs below it; folder and row are the engine's."""
+        """Kill the supervisor and all that runs below it, and remove its group; folder and row are the engine's."""
         await reap_processes(sandbox, facts)
+        await anyio.to_thread.run_sync(find().reap, sandbox)
+
+    def _groups(self) -> Cgroups | None:
+        """Where sandboxes are held to their limits; None where they are not, as the user wants it. Raises Unsupported
+        where they cannot be, and nobody wants that.
+        """
+        if self._allow_unlimited:
+            return None
+        groups = find()
+        check(groups)
+        return groups
 
     async def _trial(self, birth: Birth) -> None:
         """The smallest sandbox, until its agent has answered."""
@@ -87,7 +108,7 @@ class GvisorDriver(Driver):
             await guest.ping()
 
     async def _started(
-        self, tool: Tool, spec: BootSpec, birth: Birth, stack: AsyncExitStack
+        self, tool: Tool, spec: BootSpec, birth: Birth, within: Held, stack: AsyncExitStack
     ) -> tuple[ConfinedProcess, PlainSocket]:
         """The confined runsc and our end of its standard streams; both end with `stack`."""
         image = None if spec.image == NO_ROOT else await self._artifacts.root(spec.image)
@@ -104,7 +125,9 @@ class GvisorDriver(Driver):
                 stdio_fd=theirs.fileno(),
                 nesting=True,
                 remove=birth.directory,
-                threads=THREADS_OF_RUNSC + THREADS_PER_PROCESS * (spec.pids or THREADS_OF_RUNSC),
+                covers=((bundle.MEMINFO, "/proc/meminfo"),),
+                group_fds=within.fds,
+                threads=threads(spec),
                 open_files=OPEN_FILES,
                 tmp_bytes=STATE_BYTES,
             )
@@ -123,9 +146,12 @@ def _made(directory: Path, spec: BootSpec, image: Path | None) -> Iterator[Bind]
             folder.mkdir()
             folder.chmod(0o755)
         (inside / "agent").touch(0o444)  # where the agent goes without an image: the prison is read-only to runsc
-        file = place / "config.json"
-        file.write_bytes(bundle.config(spec, holds_image=image is not None))
-        file.chmod(0o644)
+        for name, content in (
+            ("config.json", bundle.config(spec, holds_image=image is not None)),
+            ("meminfo", bundle.meminfo(spec)),
+        ):
+            (place / name).write_bytes(content)
+            (place / name).chmod(0o644)
     except OSError as err:
         raise Broken(
             f"the sandbox's files could not be made in {directory}: {err}", hint="df -h shows whether that disk is full"
