@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
@@ -15,24 +16,13 @@
 
 #define TOP "/sys/fs/cgroup"
 #define ALL TOP "/agentkernel"
-/* gVisor has hierarchies of version 1 only, and its pids.max does not count what is further below: one group holds the limit, and those
- * of a hierarchy without a controller tell whose a process is. */
-#define APART_LIMIT TOP "/pids/agentkernel"
-#define APART_ALL TOP "/job/agentkernel"
 #define PATH_BYTES 96u
 
-static const char *all = ALL;
-static const char *limit = ALL;
-static int limit_fd = -1;
+static uint32_t ourselves; /* how many of those that count are no command's */
 
 static void name_of(char path[PATH_BYTES], uint64_t number, const char *file)
 {
-    snprintf(path, PATH_BYTES, "%s/%" PRIu64 "%s", all, number, file);
-}
-
-static void name_limit(char path[PATH_BYTES], const char *file)
-{
-    snprintf(path, PATH_BYTES, "%s/%s", limit, file);
+    snprintf(path, PATH_BYTES, ALL "/%" PRIu64 "%s", number, file);
 }
 
 /* What programs, and their files in memory, may take together. Where they may take everything, the kernel drops the pages of all that runs
@@ -71,27 +61,18 @@ bool cgroup_prepare(void)
     return error == 0;
 }
 
-bool cgroup_prepare_apart(void)
+bool cgroup_prepare_limit(void)
 {
-    if ((mkdir(APART_LIMIT, 0755) != 0 && errno != EEXIST) || (mkdir(APART_ALL, 0755) != 0 && errno != EEXIST))
+    if (mount("cgroup", TOP, "cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, "pids") != 0 || mkdir(ALL, 0755) != 0)
         return false;
-    limit_fd = open(APART_LIMIT "/cgroup.procs", O_WRONLY | O_CLOEXEC);
-    limit = APART_LIMIT;
-    all = APART_ALL;
-    return limit_fd >= 0;
-}
-
-int cgroup_limit_descriptor(void)
-{
-    return limit_fd;
+    ourselves = 1;
+    return file_store(ALL "/cgroup.procs", "0") == 0;
 }
 
 int cgroup_limit_processes(uint32_t most)
 {
-    char path[PATH_BYTES];
     char text[16] = "max";
-    name_limit(path, "pids.max");
-    return file_store(path, most > 0 ? decimal(text, most) : text);
+    return file_store(ALL "/pids.max", most > 0 ? decimal(text, most + ourselves) : text);
 }
 
 static bool read_number(const char *path, uint32_t *value)
@@ -107,19 +88,16 @@ static bool read_number(const char *path, uint32_t *value)
 
 uint32_t cgroup_processes(void)
 {
-    char path[PATH_BYTES];
     uint32_t count = 0;
-    name_limit(path, "pids.current");
-    read_number(path, &count);
+    if (read_number(ALL "/pids.current", &count) && count >= ourselves)
+        count -= ourselves;
     return count;
 }
 
 bool cgroup_is_full(void)
 {
-    char path[PATH_BYTES];
     uint32_t most;
-    name_limit(path, "pids.max");
-    return read_number(path, &most) && cgroup_processes() >= most;
+    return read_number(ALL "/pids.max", &most) && cgroup_processes() + ourselves >= most;
 }
 
 int cgroup_make(uint64_t number)
@@ -132,8 +110,7 @@ int cgroup_make(uint64_t number)
     return open(path, O_WRONLY | O_CLOEXEC);
 }
 
-/* Kernels before 5.14 have no cgroup.kill: freeze, so that nothing forks away, then one by one. gVisor has neither: who forks away is
- * met in the next round. */
+/* Kernels before 5.14 have no cgroup.kill: freeze, so that nothing forks away, then one by one. */
 static void kill_one_by_one(uint64_t number)
 {
     char path[PATH_BYTES];

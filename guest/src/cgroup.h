@@ -1,4 +1,4 @@
-/* One cgroup per command below a common one that holds the limit of processes, in a kernel of our own. */
+/* One cgroup (v2) per command below a common one that holds the limit of processes, in a machine of our own. */
 #ifndef AK_CGROUP_H
 #define AK_CGROUP_H
 
@@ -7,10 +7,10 @@
 
 /* Mounts nothing: /sys/fs/cgroup must be there. False when it is not usable. */
 bool cgroup_prepare(void);
-/* The same in gVisor, where cgroups of version 1 are mounted below /sys/fs/cgroup. */
-bool cgroup_prepare_apart(void);
-/* Where a new process has to go as well to be counted, -1 for nowhere. */
-int cgroup_limit_descriptor(void);
+/* In gVisor: one group for all, which we are in and commands are born in. Its kernel has version 1 only, does not count what is further
+ * below, and charges a fork to any one of the hierarchies that are mounted, so there may be only this one: without groups of their own,
+ * commands have keepers. Source: gVisor, pkg/sentry/kernel/task_cgroup.go, chargeLocked. */
+bool cgroup_prepare_limit(void);
 /* 0 for no limit. Returns 0 or an errno. */
 int cgroup_limit_processes(uint32_t most);
 /* Moving into a cgroup is not stopped by its pids.max, only forking is: so whoever adds a command asks first. */

@@ -111,7 +111,7 @@ static bool greet(const struct frame *frame)
         return true;
     }
     struct identity done = identity_take(&hello);
-    if (place.cgroup && cgroup_limit_processes(hello.pids) != 0)
+    if ((place.cgroup || place.limited) && cgroup_limit_processes(hello.pids) != 0)
         say("agent: the limit of processes could not be set");
     session.greeted = true;
     welcome(&done);

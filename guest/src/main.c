@@ -151,8 +151,8 @@ int main(int argc, char **argv)
     else
         syscall(SYS_close_range, 3u, ~0u, 0u);
     if (!place.machine && place.pid1 && place.root)
-        place.cgroup = cgroup_prepare_apart();
-    place.mounts = place.machine || place.cgroup;
+        place.limited = cgroup_prepare_limit();
+    place.mounts = place.machine || place.limited;
     if (place.run_directory)
         mkdir(place.run_directory, 0755);
     prctl(PR_SET_CHILD_SUBREAPER, 1);

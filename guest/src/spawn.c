@@ -130,8 +130,6 @@ static int child(void *argument)
     setsid();
     if (s->cgroup >= 0 && write(s->cgroup, "0\n", 2) != 2)
         fail(s, STEP_CGROUP);
-    if (s->limit_cgroup >= 0 && write(s->limit_cgroup, "0\n", 2) != 2)
-        fail(s, STEP_CGROUP);
     if (s->reset_oom) {
         int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
         if (fd >= 0 && write(fd, "0\n", 2) != 2)

@@ -27,7 +27,6 @@ struct spawn {
     bool reset_oom; /* our own oom_score_adj is not for children */
     int descriptors[3];
     int cgroup; /* open cgroup.procs, or -1 */
-    int limit_cgroup; /* one more to enter, or -1 */
     const struct limit *limits;
     size_t limit_count;
     /* set on failure */

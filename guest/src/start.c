@@ -144,10 +144,10 @@ static void fail_start(struct channel *channel, const struct spawn *s, const str
 static int launch(struct spawn *s, struct kept *kept, uint64_t *cgroup)
 {
     *kept = (struct kept){.keeper = 0, .pid = -1, .report = -1};
-    s->cgroup = s->limit_cgroup = -1;
+    s->cgroup = -1;
     s->step = STEP_FORK;
     s->error = EAGAIN;
-    if (runs_are_full() || (place.cgroup && cgroup_is_full()))
+    if (runs_are_full() || ((place.cgroup || place.limited) && cgroup_is_full()))
         return -1;
     if (!place.cgroup)
         return keeper_start(kept, s);
@@ -157,7 +157,6 @@ static int launch(struct spawn *s, struct kept *kept, uint64_t *cgroup)
         s->error = errno;
         return -1;
     }
-    s->limit_cgroup = cgroup_limit_descriptor();
     kept->pid = spawn(s);
     close(s->cgroup);
     if (kept->pid < 0)

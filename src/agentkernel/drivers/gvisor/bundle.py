@@ -33,8 +33,6 @@ SETTINGS = (
     "--rootless=false",
     # Ours holds from outside; in the prison there is no cgroup file system to write to.
     "--ignore-cgroups",
-    # The sentry's own, inside: it holds the limit of processes.
-    "--cgroupfs",
 )
 """Chosen, not left to defaults, which change between versions. `directfs`: without it runsc makes the sentry another
 user of the host, and the prison has only one."""
@@ -99,7 +97,6 @@ def _mounts(spec: BootSpec) -> list[dict[str, object]]:
         _mount("/dev/shm", "tmpfs", "mode=1777"),  # noqa: S108
         _mount("/tmp", "tmpfs", "mode=1777"),  # noqa: S108
         _mount("/run", "tmpfs", "mode=0755"),
-        _mount("/sys/fs/cgroup", "cgroup"),
         {"destination": f"{INSIDE}/agent", "type": "bind", "source": AGENT, "options": ["ro", "nosuid", "nodev"]},
     ]
     if spec.disk_mib:
