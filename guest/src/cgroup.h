@@ -7,9 +7,9 @@
 
 /* Mounts nothing: /sys/fs/cgroup must be there. False when it is not usable. */
 bool cgroup_prepare(void);
-/* In gVisor: one group for all, which we are in and commands are born in. Its kernel has version 1 only, does not count what is further
- * below, and charges a fork to any one of the hierarchies that are mounted, so there may be only this one: without groups of their own,
- * commands have keepers. Source: gVisor, pkg/sentry/kernel/task_cgroup.go, chargeLocked. */
+/* In gVisor: one group for all, which we are in and commands are born in. Its kernel has version 1 only, and does not count what is further
+ * below. It charges a fork to any one of its hierarchies, so that a fork at the limit fails now and then, not always: what is certain is
+ * that we start nothing more. Source: gVisor, pkg/sentry/kernel/task_cgroup.go, chargeLocked. */
 bool cgroup_prepare_limit(void);
 /* 0 for no limit. Returns 0 or an errno. */
 int cgroup_limit_processes(uint32_t most);
