@@ -8,6 +8,8 @@ from agentkernel.admin.console import Console, human_bytes
 from agentkernel.admin.doctor import examine
 from agentkernel.images.manifest import disk_bytes
 from agentkernel.images.store import Store
+from agentkernel.images.tools import HostTool
+from agentkernel.model.errors import Unsupported
 
 DEFAULT_RUNTIMES = ("base", "python")
 """What setup builds unless told otherwise; the others are built on first use."""
@@ -40,8 +42,12 @@ async def setup(
     if verify:
         await check(store, console)
     qemu = await store.tool("qemu", console.step)
-    where = "the system's" if str(qemu.root) == "/" else "private"
-    console.done("tools", f"QEMU {qemu.version}, {where}")
+    console.done("tools", f"QEMU {qemu.version}, {_whose(qemu)}")
+    try:
+        runsc = await store.tool("runsc", console.step)
+        console.done("gvisor", f"runsc {runsc.version}, {_whose(runsc)}")
+    except Unsupported as err:  # microVMs work without it
+        console.done("gvisor", f"not here: {err.message}")
     kernel = await store.kernel(console.step)
     console.done("kernel", f"Linux {kernel.release}")
     for runtime in runtimes:
@@ -51,6 +57,10 @@ async def setup(
     console.step("trial", "boot a small machine")
     for name, verdict in (await examine(store)).items():
         console.done("trial", f"{name}: {verdict.isolation if verdict.usable else verdict.reason}")
+
+
+def _whose(tool: HostTool) -> str:
+    return "the system's" if str(tool.root) == "/" else "private"
 
 
 async def check(store: Store, console: Console) -> bool:

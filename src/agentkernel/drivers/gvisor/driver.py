@@ -84,6 +84,7 @@ class GvisorDriver(Driver):
                 guest.live_in(within.group)
                 if spec.disk_mib:
                     await guest.mount_disk(bundle.DISK_SERIAL, "tmpfs", BINDS)
+                within.has_booted(spec)
             yield guest
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
