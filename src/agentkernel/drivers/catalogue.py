@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentkernel.drivers.contract import Artifacts, Driver
+from agentkernel.drivers.gvisor import GvisorDriver
+from agentkernel.drivers.gvisor.trial import Trials
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.model.kinds import Backend, Vmm
@@ -36,5 +38,6 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
     """The drivers by what they are known by. Making one does nothing; its probe tells whether it is of use."""
     drivers: list[Driver] = [
         QemuDriver(artifacts, Verdicts(settings.verdicts, settings.trials)),
+        GvisorDriver(artifacts, Trials(settings.verdicts, settings.trials), allow_unlimited=settings.allow_unlimited),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}
