@@ -116,9 +116,10 @@ static int child(void *argument)
     setsid();
     if (s->cgroup >= 0 && write(s->cgroup, "0\n", 2) != 2)
         fail(s, STEP_CGROUP);
-    if (s->reset_oom) {
+    if (s->oom_score) {
+        size_t length = strlen(s->oom_score);
         int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-        if (fd >= 0 && write(fd, "0\n", 2) != 2)
+        if (fd >= 0 && write(fd, s->oom_score, length) != (ssize_t)length && s->oom_score_must)
             fail(s, STEP_FORK);
     }
     place_descriptors(s);

@@ -23,7 +23,8 @@ struct spawn {
     const char *cwd;
     const struct user *user;
     bool change_user;
-    bool reset_oom; /* our own oom_score_adj is not for children */
+    const char *oom_score; /* of the child, a line; NULL for our own */
+    bool oom_score_must; /* fail where it cannot be set */
     int descriptors[3];
     int cgroup; /* open cgroup.procs, or -1 */
     const struct limit *limits;

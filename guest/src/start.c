@@ -235,7 +235,9 @@ void prepare_and_start(struct channel *channel, struct exec_request *request)
         .cwd = request->cwd,
         .user = &user,
         .change_user = place.root,
-        .reset_oom = place.machine,
+        /* A machine's agent is exempt, and that is not for children. In a container nobody may lower a score, so that a child raises its own. */
+        .oom_score = place.machine ? "0\n" : place.pid1 ? "1000\n" : NULL,
+        .oom_score_must = place.machine,
         .limits = limits,
         .limit_count = (size_t)limit_count,
     };

@@ -62,7 +62,7 @@ async def test_a_clock_that_is_the_sandboxs_own_is_set_and_any_other_cannot_be(s
 
 @pytest.mark.behaviour("life.identify-again")
 async def test_a_guest_may_be_given_another_identity(sibling: Machine) -> None:
-    """Where its name is its own to change; elsewhere a second greeting is taken and the name stays."""
+    """Where its name is its own to change; elsewhere a second greeting is taken and the name stays. The id is files alone."""
     guest, before = sibling.guest, await generation(sibling.guest)
     other = Identity("sandbox-0badcafe", bytes(range(16)))
     await guest.identify(other)
@@ -70,7 +70,7 @@ async def test_a_guest_may_be_given_another_identity(sibling: Machine) -> None:
     changes = "hostname" in guest.facts.features
     its = other if changes else sibling.birth.identity
     ran = await shell(guest, "uname -n; cat /etc/hostname /etc/machine-id")
-    assert ran.text.split() == [its.hostname, its.hostname, its.machine_id.hex()]
+    assert ran.text.split() == [its.hostname, its.hostname, other.machine_id.hex()]
     assert (await shell(guest, "grep -c 127.0.1.1 /etc/hosts")).text == "1" or not changes
     await guest.identify(sibling.birth.identity)
 

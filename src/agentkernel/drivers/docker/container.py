@@ -18,8 +18,8 @@ LABEL = "agentkernel.sandbox"
 AGENT_PLACE = "/.agentkernel"
 USER = "1000:1000"
 CPU_NANO = 1_000_000_000
-OWN_PIDS = 8
-"""The agent itself, and what an engine counts beside it."""
+OWN_PIDS = 1
+"""The agent itself."""
 OOM_SCORE_ADJ = 200
 """A sandbox is a better victim than the host's own programs."""
 MIB = 1 << 20

@@ -123,7 +123,7 @@ class DockerDriver(Driver):
 
     async def _trial(self, engine: Engine) -> Isolation:
         """One container, from the agent's image alone; what holds it in."""
-        spec = BootSpec(self.backend, "", image=AGENT_ALONE, memory_mib=64, disk_mib=4, pids=16)
+        spec = BootSpec(self.backend, "", image=AGENT_ALONE, memory_mib=64, disk_mib=4, pids=32)
         identity = Identity("sandbox-00000000", bytes(16))
         async with self._running(engine, spec, new_sandbox_id(), identity) as guest:
             await guest.ping()
