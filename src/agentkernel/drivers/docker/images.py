@@ -160,7 +160,7 @@ class EngineImages:
     async def _import(self, name: str, digest: str, labels: Mapping[str, str], tar: AsyncIterator[bytes]) -> str:
         tag = {"repo": f"{REPOSITORY}/{name}", "tag": digest[:16]}
         changes = [f'LABEL {label}="{value}"' for label, value in labels.items()]
-        query = {"fromSrc": "-", **tag, "changes": "\n".join(changes)}
+        query: dict[str, str | list[str]] = {"fromSrc": "-", **tag, "changes": changes}
         try:
             async with self._api.streamed(
                 "POST",
