@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -30,6 +32,7 @@ from agentkernel.model.execution import ExecRequest, Exited
 from agentkernel.model.kinds import Backend, Isolation
 from agentkernel.model.spec import BootSpec
 from tests.support.container_engines import ContainerEngine, container_engine
+from tests.support.daemons import short_home, started
 from tests.support.machines import Machine, booted, cradle, run_request, settles, store_at
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
@@ -226,10 +229,44 @@ async def test_reaping_removes_what_a_crash_left_and_nobody_elses(
             engine.ask("DELETE", f"/containers/{name}", params={"force": "1"})
 
 
-async def test_an_engine_that_dies_under_a_command_breaks_it_and_its_next_start_holds_no_container(
+def test_kill_9_of_the_daemon_leaves_containers_that_end_or_that_the_next_one_removes_and_nobody_elses(
+    engine: ContainerEngine, store: Store, driver: DockerDriver
+) -> None:
+    """Leases, a warm sandbox, and one that stands still, so that it cannot notice that it was left."""
+    anyio.run(store.ensure, "base")
+    agent = engine.ask("GET", "/images/json", params={"filters": json.dumps({"label": ["agentkernel.agent"]})})
+    body = {"Image": agent[0]["Id"], "Entrypoint": ["/.agentkernel/agent"], "Cmd": ["--stdio"], "OpenStdin": True}
+    foreign = engine.ask("POST", "/containers/create", params={"name": "somebody-elses"}, json=body)["Id"]
+    engine.ask("POST", f"/containers/{foreign}/start")
+    settings = {
+        "AGENTKERNEL_POOL_PREWARM": "",
+        {Backend.DOCKER: "DOCKER_HOST", Backend.PODMAN: "CONTAINER_HOST"}[engine.backend]: engine.address,
+    }
+    try:
+        with short_home() as home:
+            with started(home, **settings) as daemon:
+                with daemon.connect() as connection:
+                    ran = connection.ask("exec", runtime="base", backend=engine.backend, command=["echo", "hi"])
+                    assert ran["stdout"] == "hi\n"
+                    for _ in range(2):
+                        connection.ask("acquire", runtime="base", backend=engine.backend)
+                wait_until(lambda: len(ours(engine)) >= 3)
+                still = sorted(ours(engine))[0]
+                engine.ask("POST", f"/containers/{still}/pause")
+                os.kill(daemon.pid, signal.SIGKILL)
+                wait_until(lambda: ours(engine, "running") == set())
+                assert still in ours(engine, "paused")
+            with started(home, **settings):
+                wait_until(lambda: ours(engine) == set())
+                assert {each["Id"] for each in containers(engine)} == {foreign}
+    finally:
+        engine.ask("DELETE", f"/containers/{foreign}", params={"force": "1"})
+
+
+async def test_an_engine_that_dies_under_a_command_breaks_it_and_is_told_to_be_gone(
     store: Store, tmp_path: Path
 ) -> None:
-    """Killed with all that it started, as by a host that goes down; a second one takes over its folder."""
+    """It breaks the stream, and so the command."""
     for backend in (Backend.DOCKER,):
         with container_engine(backend) as dying:
             driver = dying.driver(store)
@@ -318,9 +355,23 @@ async def tell(_line: str) -> None:
     """Progress that nobody looks at."""
 
 
-def containers(engine: ContainerEngine) -> list[dict[str, list[str]]]:
-    found: list[dict[str, list[str]]] = engine.ask("GET", "/containers/json", params={"all": "1"})
+def containers(engine: ContainerEngine) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = engine.ask("GET", "/containers/json", params={"all": "1"})
     return found
+
+
+def ours(engine: ContainerEngine, state: str = "") -> set[str]:
+    """Containers with our label, all or those in that state."""
+    labelled = [each for each in containers(engine) if "agentkernel.sandbox" in (each["Labels"] or {})]
+    return {str(each["Id"]) for each in labelled if state in ("", each["State"])}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Of another process's doing; fails after a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
 
 
 async def gone(engine: ContainerEngine, name: str) -> bool:
