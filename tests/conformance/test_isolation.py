@@ -159,7 +159,7 @@ async def test_nothing_random_is_the_same_in_two_sandboxes(machine: Machine, sib
     """And the random bytes of one are not the same twice."""
     script = """
     head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo
-    cat /etc/machine-id /etc/hostname
+    cat /etc/machine-id; echo $(cat /etc/hostname)
     dd if=/dev/random bs=16 count=1 2>/dev/null | od -An -tx1
     """
     ones, others = [(await shell(each.guest, script)).text.split("\n") for each in (machine, sibling)]
