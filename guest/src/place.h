@@ -9,6 +9,7 @@ struct place {
     bool pid1; /* of a machine or of a container */
     bool root;
     bool cgroup; /* commands get cgroups */
+    unsigned command_oom_score; /* so that a container out of memory loses commands before its agent */
     const char *transport;
     const char *run_directory; /* where `generation` is kept; NULL for nowhere */
 };
