@@ -89,7 +89,13 @@ static bool set_hostname(const char *hostname)
 {
     char line[80];
     size_t length = strlen(hostname);
-    if (length == 0 || length > 64 || !place.pid1 || sethostname(hostname, length) != 0)
+    if (length == 0 || length > 64)
+        return false;
+    /* A container is usually born with the name that it is to have, and may not change it. */
+    bool so_already = gethostname(line, sizeof line) == 0 && strcmp(line, hostname) == 0;
+    if (!place.pid1)
+        return so_already;
+    if (!so_already && sethostname(hostname, length) != 0)
         return false;
     snprintf(line, sizeof line, "%s\n", hostname);
     file_replace("/etc/hostname", line, 0644);
