@@ -224,13 +224,17 @@ def isolation() -> Iterator[str]:
         yield f"| what | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}"
         for row in rows:
             if user in row["users"]:
-                cells = (_held(row, tiers[driver], verdicts[row["id"]], notes) for driver, verdicts in found.items())
+                cells = (
+                    _held(row, tiers[driver], verdicts.get(row["id"]), notes) for driver, verdicts in found.items()
+                )
                 yield _row(row["text"], *cells)
         yield "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1)) or "No exceptions."
 
 
-def _held(row: dict[str, Any], tier: str, breaches: list[str], notes: list[str]) -> str:
+def _held(row: dict[str, Any], tier: str, breaches: list[str] | None, notes: list[str]) -> str:
     """One cell, and where something was found, its note."""
+    if breaches is None:
+        return "not looked at"
     if breaches:
         note = ", ".join(f"`{breach}`" for breach in breaches)
         if note not in notes:

@@ -168,7 +168,8 @@ def test_the_report_that_the_page_is_written_from_says_what_is_found_now(
     kept = json.loads(path.read_text())
     assert kept["driver"] == seen.name
     for user, verdicts in seen.verdicts.items():
-        changed = {id_ for id_, found in verdicts.items() if bool(found) != bool(kept["found"][user].get(id_))}
+        assert set(kept["found"][user]) == set(verdicts)
+        changed = {id_ for id_, found in verdicts.items() if bool(found) != bool(kept["found"][user][id_])}
         assert changed == set(), (user, {id_: verdicts[id_] for id_ in changed})
 
 

@@ -236,7 +236,6 @@ static long try_agents_memory(void)
     int fd = open("/proc/1/mem", O_RDONLY | O_CLOEXEC);
     return fd;
 }
-static long try_agents_folder(void) { return open("/proc/1/fd/0", O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY); }
 static long try_agents_root(void) { return open("/proc/1/root/etc", O_RDONLY | O_CLOEXEC); }
 static long try_agents_environment(void)
 {
@@ -245,15 +244,35 @@ static long try_agents_environment(void)
 }
 static long try_compare_with_agent(void) { return syscall(SYS_kcmp, getpid(), 1, 0, 0, 0); }
 
+/* Those of the agent's descriptors that can be opened again by name, by what they are open on. */
+static void list_agents_descriptors(void)
+{
+    char path[64];
+    char target[256];
+    list_begin("agent.descriptors-by-name");
+    for (int number = 0; number < 64; number++) {
+        snprintf(path, sizeof path, "/proc/1/fd/%d", number);
+        int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+        if (fd < 0)
+            continue;
+        close(fd);
+        ssize_t length = readlink(path, target, sizeof target - 1);
+        target[length < 0 ? 0 : length] = 0;
+        target[strcspn(target, "[")] = 0; /* what follows is a number of this very one */
+        list_add(target);
+    }
+    list_end();
+}
+
 void try_agent(void)
 {
     say_attempt("agent.trace", try_trace_agent);
     say_attempt("agent.descriptor", try_agents_descriptor);
     say_attempt("agent.memory", try_agents_memory);
-    say_attempt("agent.descriptor-by-name", try_agents_folder);
     say_attempt("agent.root", try_agents_root);
     say_attempt("agent.environment", try_agents_environment);
     say_attempt("agent.compare", try_compare_with_agent);
+    list_agents_descriptors();
     list_begin("agent.ports");
     DIR *ports = opendir("/dev/virtio-ports");
     struct dirent *entry;
