@@ -77,7 +77,9 @@ def _of_one(promise: Promise, name: str, fact: Fact, host: Fact | None, refusals
         case "is", str() if fact not in promise.words:
             yield f"{name}: {fact}"
         case "only", list():
-            extra = [word for word in dict.fromkeys(fact) if not any(fnmatchcase(word, pattern) for pattern in promise.words)]
+            extra = [
+                word for word in dict.fromkeys(fact) if not any(fnmatchcase(word, pattern) for pattern in promise.words)
+            ]
             yield from [f"{name}: {promise.shown}"] * bool(extra and promise.shown)
             yield from [f"{name}: {word}" for word in extra[:SHOWN] if not promise.shown]
             yield from [f"{name}: and more"] * (len(extra) > SHOWN and not promise.shown)
