@@ -77,6 +77,7 @@ class QemuDriver(Driver):
         frozenset(
             {
                 *(Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.OOM_INSIDE),
+                Feature.PIDS_INSIDE,
                 *(Feature.TEMPLATE, Feature.PAUSE, Feature.SNAPSHOT, Feature.FORK),
             }
         )
