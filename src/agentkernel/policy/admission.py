@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from agentkernel.model.errors import Denied, Refused, Unsupported
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
+from agentkernel.model.spec import OWN_USER
 from agentkernel.policy.config import Config
-from agentkernel.policy.environment import check_command, checked_cwd, checked_user, is_root
+from agentkernel.policy.environment import check_command, checked_cwd, checked_user
 
 Choice = tuple[Backend, Vmm | None]
 """What one driver is known by."""
@@ -195,7 +196,7 @@ def _missing(name: str, offer: Offer, wish: Wish) -> Refused | None:
             f"Unsupported: {name} cannot run the runtime {wish.runtime}",
             hint=f"It runs: {' '.join(sorted(offer.runtimes)) or 'nothing yet'}. Choose another backend.",
         )
-    needs = wish.needs | ({Feature.USER_ROOT} if is_root(wish.user) else frozenset())
+    needs = wish.needs | (frozenset() if wish.user in OWN_USER else {Feature.USER_ROOT})
     for feature in sorted(needs):
         if feature not in offer.capabilities:
             remedy = "Leave user out" if feature is Feature.USER_ROOT else "Leave it out"
