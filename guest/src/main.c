@@ -20,6 +20,7 @@
 #include "paths.h"
 #include "place.h"
 #include "session.h"
+#include "spawn.h"
 #include "transport.h"
 
 #define FLUSH_MS 2000
@@ -69,8 +70,8 @@ static void prepare_signals(struct source *signals)
     sigaddset(&heard, SIGCHLD);
     sigaddset(&heard, SIGTERM);
     sigaddset(&heard, SIGINT);
-    /* Whoever started us may have ignored SIGCHLD, and then nobody could be waited for. */
-    signal(SIGCHLD, SIG_DFL);
+    /* Whoever started us may have ignored SIGCHLD, and then nobody could be waited for; and 64 calls for each command are too many. */
+    spawn_reset_signals();
     signals->fd = signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
     signals->ready = signal_ready;
     loop_watch(signals, EPOLLIN);
@@ -169,8 +170,8 @@ int main(int argc, char **argv)
     else
         syscall(SYS_close_range, 3u, ~0u, 0u);
     if (!place.machine && place.pid1 && place.root)
-        place.limited = cgroup_prepare_limit();
-    place.mounts = place.machine || place.limited;
+        place.gvisor = place.cgroup = cgroup_prepare_gvisor();
+    place.mounts = place.machine || place.gvisor;
     if (place.run_directory)
         mkdir(place.run_directory, 0755);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -184,6 +185,9 @@ int main(int argc, char **argv)
             init_power_off();
         return 1;
     }
+    /* gVisor lets whoever is inside open the host's descriptors by way of /proc/1/fd: this one ends in what the daemon reads of a dead sandbox. */
+    if (place.gvisor)
+        dup2(0, 2);
     run();
     finish();
     return 0;
