@@ -14,6 +14,7 @@ IMAGE = "/image"
 AGENT = "/agent"
 BUNDLE = "/bundle"
 MEMINFO = f"{BUNDLE}/meminfo"
+SAVED = "/saved"
 ROOT_FOLDER = "rootfs"
 STATE = "/tmp/state"  # noqa: S108 (the prison's own /tmp)
 CONTAINER = "sandbox"
@@ -48,9 +49,10 @@ CAPABILITIES = tuple(
 """Of the agent, and of who asks to be root, over the sentry's own objects; the host sees none of them."""
 
 
-def command(program: str) -> tuple[str, ...]:
-    """argv that starts the sandbox of the bundle and ends with it."""
-    return (program, *SETTINGS, "run", "--bundle", BUNDLE, CONTAINER)
+def command(program: str, *, restores: bool = False) -> tuple[str, ...]:
+    """argv that starts the sandbox of the bundle, or goes on with the saved one, and ends with it."""
+    start = ("restore", "--image-path", SAVED) if restores else ("run",)
+    return (program, *SETTINGS, *start, "--bundle", BUNDLE, CONTAINER)
 
 
 def config(spec: BootSpec, *, holds_image: bool) -> bytes:

@@ -14,7 +14,7 @@ import anyio.to_thread
 from agentkernel.drivers.confine import Bind, ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tool
-from agentkernel.drivers.gvisor import bundle
+from agentkernel.drivers.gvisor import bundle, snapshot
 from agentkernel.drivers.gvisor.guest import GvisorGuest
 from agentkernel.drivers.gvisor.memory import Held, check, held, threads
 from agentkernel.drivers.gvisor.trial import Trials
@@ -34,7 +34,9 @@ STATE_BYTES = 4 << 20
 """runsc's notes on its one container, and the mount points of the prisons that it builds within ours."""
 OPEN_FILES = 16384
 """The sentry holds one per open file of the host's, few; and one per thread of the sandbox's, in its platform."""
-FEATURES = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT})
+FEATURES = frozenset(
+    {Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.SNAPSHOT, Feature.FORK}
+)
 NO_ROOT = Digest("none")
 """The image of a sandbox that holds nothing but the agent."""
 
@@ -75,16 +77,15 @@ class GvisorDriver(Driver):
             raise Unsupported(
                 "sandboxes in gVisor have no disk that outlives them", hint="use the microvm backend for lasting disks"
             )
+        async with self._come_up(await self._artifacts.tool("runsc"), spec, birth) as guest:
+            yield guest
+
+    @asynccontextmanager
+    async def restore(self, folder: Path, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+        """Load the sentry with all that is in it, its disk too."""
         tool = await self._artifacts.tool("runsc")
-        async with AsyncExitStack() as stack:
-            within = await stack.enter_async_context(held(self._groups(), birth.id, spec))
-            process, stream = await self._started(tool, spec, birth, within, stack)
-            with _coming_up(process):
-                guest = await stack.enter_async_context(GvisorGuest.attach(stream, birth.identity, pids=spec.pids))
-                guest.live_in(within.group)
-                if spec.disk_mib:
-                    await guest.mount_disk(bundle.DISK_SERIAL, "tmpfs", BINDS)
-                within.has_booted(spec)
+        snapshot.check_fits(folder, self._inputs(tool, spec))
+        async with self._come_up(tool, spec, birth, folder) as guest:
             yield guest
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
@@ -108,8 +109,27 @@ class GvisorDriver(Driver):
         async with self.boot(spec, birth) as guest:
             await guest.ping()
 
+    @asynccontextmanager
+    async def _come_up(
+        self, tool: Tool, spec: BootSpec, birth: Birth, saved: Path | None = None
+    ) -> AsyncIterator[GvisorGuest]:
+        """A sandbox of its own, or one that goes on from saved files."""
+        async with AsyncExitStack() as stack:
+            within = await stack.enter_async_context(held(self._groups(), birth.id, spec))
+            process, stream = await self._started(tool, spec, birth, within, stack, saved)
+            with _coming_up(process):
+                guest = await stack.enter_async_context(GvisorGuest.attach(stream, birth.identity, pids=spec.pids))
+                guest.live_in(within.group, process.pid, lambda: self._inputs(tool, spec))
+                if spec.disk_mib and saved is None:
+                    await guest.mount_disk(bundle.DISK_SERIAL, "tmpfs", BINDS)
+                within.has_booted(spec)
+            yield guest
+
+    def _inputs(self, tool: Tool, spec: BootSpec) -> dict[str, object]:
+        return snapshot.inputs(tool, spec, self._artifacts.agent(platform.machine()))
+
     async def _started(
-        self, tool: Tool, spec: BootSpec, birth: Birth, within: Held, stack: AsyncExitStack
+        self, tool: Tool, spec: BootSpec, birth: Birth, within: Held, stack: AsyncExitStack, saved: Path | None
     ) -> tuple[ConfinedProcess, PlainSocket]:
         """The confined runsc and our end of its standard streams; both end with `stack`."""
         image = None if spec.image == NO_ROOT else await self._artifacts.root(spec.image)
@@ -119,9 +139,13 @@ class GvisorDriver(Driver):
         stack.push_async_callback(stream.aclose)
         with theirs:
             confinement = Confinement(
-                argv=bundle.command(tool.path),
+                argv=bundle.command(tool.path, restores=saved is not None),
                 tree=tool.root,
-                binds=(*_made(birth.directory, spec, image), Bind(agent, bundle.AGENT)),
+                binds=(
+                    *_made(birth.directory, spec, image),
+                    Bind(agent, bundle.AGENT),
+                    *(snapshot.binds(saved) if saved else ()),
+                ),
                 pass_fds=(theirs.fileno(),),
                 stdio_fd=theirs.fileno(),
                 nesting=True,

@@ -72,8 +72,11 @@ class Trials:
             shutil.rmtree(birth.directory, ignore_errors=True)
 
 
+def processor() -> list[str]:
+    """What the first one is called and can do."""
+    return [line for line in CPUINFO.read_text().splitlines() if line.startswith(("model name", "flags"))][:2]
+
+
 def _key(runsc: Digest) -> str:
-    lines = CPUINFO.read_text().splitlines()
-    processor = [line for line in lines if line.startswith(("model name", "flags"))][:2]
-    inputs = [runsc, platform.release(), str(os.geteuid()), *processor]
+    inputs = [runsc, platform.release(), str(os.geteuid()), *processor()]
     return hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:32]
