@@ -116,7 +116,7 @@ class GvisorDriver(Driver):
         """A sandbox of its own, or one that goes on from saved files."""
         async with AsyncExitStack() as stack:
             within = await stack.enter_async_context(held(self._groups(), birth.id, spec))
-            process, stream = await self._started(tool, spec, birth, within, stack, saved)
+            process, stream = await self._started(tool, spec, birth, within, stack, saved=saved)
             with _coming_up(process):
                 guest = await stack.enter_async_context(GvisorGuest.attach(stream, birth.identity, pids=spec.pids))
                 guest.live_in(within.group, process.pid, lambda: self._inputs(tool, spec))
@@ -129,7 +129,7 @@ class GvisorDriver(Driver):
         return snapshot.inputs(tool, spec, self._artifacts.agent(platform.machine()))
 
     async def _started(
-        self, tool: Tool, spec: BootSpec, birth: Birth, within: Held, stack: AsyncExitStack, saved: Path | None
+        self, tool: Tool, spec: BootSpec, birth: Birth, within: Held, stack: AsyncExitStack, *, saved: Path | None
     ) -> tuple[ConfinedProcess, PlainSocket]:
         """The confined runsc and our end of its standard streams; both end with `stack`."""
         image = None if spec.image == NO_ROOT else await self._artifacts.root(spec.image)
