@@ -1,6 +1,7 @@
 """Sandboxes in gVisor: a kernel of its own in user space (the sentry) between a program and the host's kernel.
 
-`bundle` is what runsc is told, pure; `trial` finds out once whether it works here; `driver` starts a confined runsc and
+`bundle` is what runsc is told, pure; `trial` finds out once whether it works here; `snapshot` has the sentry write itself
+down; `driver` starts a confined runsc and
 attaches the link. Needs neither root nor a container engine. Reasons and figures: docs/adr/0010-gvisor.md.
 """
 

@@ -122,7 +122,6 @@ class GvisorDriver(Driver):
                 guest.live_in(within.group, process.pid, lambda: self._inputs(tool, spec))
                 if spec.disk_mib and saved is None:
                     await guest.mount_disk(bundle.DISK_SERIAL, "tmpfs", BINDS)
-                within.has_booted(spec)
             yield guest
 
     def _inputs(self, tool: Tool, spec: BootSpec) -> dict[str, object]:

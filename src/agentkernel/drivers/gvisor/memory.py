@@ -28,12 +28,10 @@ def threads(spec: BootSpec) -> int:
     return OWN_THREADS + THREADS_PER_PROCESS * (spec.pids or OWN_THREADS)
 
 
-def limits(spec: BootSpec, *, booting: bool = False) -> Limits:
-    """Of one sandbox. Its disk is in memory too, so that comes on top: who fills it has the rest still. A boot is
-    runsc's own work on all processors and may take one more: held to one it took three times as long.
-    """
+def limits(spec: BootSpec) -> Limits:
+    """Of one sandbox. Its disk is in memory too, so that comes on top: who fills it has the rest still."""
     memory_mib = spec.memory_mib + spec.disk_mib + OWN_MIB
-    return Limits(memory_bytes=memory_mib << 20, cpus=float(spec.vcpus + booting), pids=threads(spec))
+    return Limits(memory_bytes=memory_mib << 20, cpus=float(spec.vcpus), pids=threads(spec))
 
 
 def check(groups: Cgroups) -> None:
@@ -49,11 +47,6 @@ class Held:
     group: Cgroup | None = None
     fds: tuple[int, ...] = ()
 
-    def has_booted(self, spec: BootSpec) -> None:
-        """From now on it has what was asked for."""
-        if self.group is not None:
-            self.group.set(limits(spec))
-
 
 @asynccontextmanager
 async def held(groups: Cgroups | None, sandbox: SandboxId, spec: BootSpec) -> AsyncIterator[Held]:
@@ -61,7 +54,7 @@ async def held(groups: Cgroups | None, sandbox: SandboxId, spec: BootSpec) -> As
     if groups is None:
         yield Held()
         return
-    group = groups.create(sandbox, limits(spec, booting=True))
+    group = groups.create(sandbox, limits(spec))
     try:
         with ExitStack() as files:
             fds = tuple(os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in group.folders)
