@@ -6,7 +6,6 @@ disk belong together and nothing is on its way between guest and host.
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,10 +13,10 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from agentkernel.drivers.qemu.files import SCRATCH, copy_sparse, opened
 from agentkernel.drivers.qemu.qmp import Monitor, command, leave_memory_out
-from agentkernel.drivers.qemu.template import MADE_FOR, write_key
-from agentkernel.model.errors import Broken, NotFound, Refused
+from agentkernel.drivers.vmm.files import SCRATCH, copy_sparse, opened
+from agentkernel.drivers.vmm.made_for import write_key
+from agentkernel.model.errors import Broken
 
 STATE = "state"
 FINALIZED_EACH_S = 0.002
@@ -55,20 +54,3 @@ async def _finalized(monitor: Monitor) -> None:
     """Wait for the moment after the end of a migration from which on QEMU takes `cont`. It tells of it by no event."""
     while (await monitor.execute(command("query-status")))[0]["status"] == "finish-migrate":  # noqa: ASYNC110
         await anyio.sleep(FINALIZED_EACH_S)
-
-
-def check_fits(folder: Path, inputs: dict[str, object]) -> None:
-    """Raise Refused where a snapshot was saved by another machine, and say what is different; NotFound where there is
-    none.
-    """
-    try:
-        saved = json.loads((folder / MADE_FOR).read_text())
-    except FileNotFoundError as err:
-        raise NotFound("there is no such snapshot, or it was removed") from err
-    here = json.loads(json.dumps(inputs))
-    different = sorted(name for name in {*saved, *here} if saved.get(name) != here.get(name))
-    if different:
-        raise Refused(
-            f"the snapshot does not fit any more: {', '.join(different)} changed since it was taken",
-            hint="take a new one; a saved machine is never loaded into another one on hope",
-        )
