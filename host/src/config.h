@@ -38,6 +38,7 @@ struct config {
     unsigned long tmp_bytes;
     int oom_score_adj;
     bool kvm;
+    bool jailer; /* the program confines itself: it gets namespaces of its own and root's rights, and no tree */
     const char *remove;
     char **program; /* NULL-terminated; program[0] is a path inside the new root */
 };

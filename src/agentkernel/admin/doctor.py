@@ -21,7 +21,7 @@ def _drivers(store: Store) -> Iterator[dict[str, Driver]]:
     """Every driver by the word that a user knows it by; what their trials need is gone with the block."""
     trials = Path(tempfile.mkdtemp(prefix="agentkernel-doctor-"))
     try:
-        settings = Settings(environ=os.environ, verdicts=store.data / "readiness", trials=trials)
+        settings = Settings(environ=os.environ, verdicts=store.data / "readiness", trials=trials, data=store.data)
         yield {str(vmm or backend): driver for (backend, vmm), driver in catalogue(store, settings).items()}
     finally:
         shutil.rmtree(trials, ignore_errors=True)

@@ -93,6 +93,8 @@ async def serve(home: Places, config: Config, ready: Readiness) -> None:
         environ=os.environ,
         verdicts=store.data / "readiness",
         trials=home.sandboxes,
+        data=store.data,
+        firecracker=config.microvm.firecracker,
         docker_host=config.docker.host,
         docker_runtime=config.docker.runtime,
         podman_host=config.podman.host,

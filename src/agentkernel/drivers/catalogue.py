@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentkernel.drivers.contract import Artifacts, Driver
+from agentkernel.drivers.firecracker import FirecrackerDriver
+from agentkernel.drivers.firecracker.driver import Place
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.model.kinds import Backend, Vmm
@@ -20,12 +22,15 @@ class Settings:
         environ: where DOCKER_HOST and its like are read.
         verdicts: folder where probes that take long keep what they found.
         trials: folder for what probes make, which is gone afterwards.
-        docker_host, docker_runtime, podman_host, allow_unlimited: as the configuration's keys of that name.
+        data: our own data folder, where `setup` keeps programs; None where there is none.
+        firecracker, docker_host, docker_runtime, podman_host, allow_unlimited: as the configuration's keys so named.
     """
 
     environ: Mapping[str, str]
     verdicts: Path
     trials: Path
+    data: Path | None = None
+    firecracker: str = ""
     docker_host: str = ""
     docker_runtime: str = ""
     podman_host: str = ""
@@ -36,5 +41,9 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
     """The drivers by what they are known by. Making one does nothing; its probe tells whether it is of use."""
     drivers: list[Driver] = [
         QemuDriver(artifacts, Verdicts(settings.verdicts, settings.trials)),
+        FirecrackerDriver(
+            artifacts,
+            Place(settings.firecracker, settings.environ, settings.data, settings.verdicts, settings.trials),
+        ),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}
