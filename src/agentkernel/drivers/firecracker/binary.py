@@ -12,7 +12,6 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -28,6 +27,7 @@ VERSION_DEADLINE_S = 1.5
 """For `--version` of both, side by side: a probe answers within two seconds."""
 OUTPUT_BYTES = 4096
 NAME, JAILER = "firecracker", "jailer"
+SUMS = "SHA256SUMS"
 SETUP = "agentkernel setup --firecracker PATH takes the release's binary, with jailer beside it"
 
 
@@ -108,9 +108,17 @@ async def examine(firecracker: Path) -> Binaries:
     """The pair, its version and digest.
 
     Raises:
-        Unsupported: one of them is missing, does not say its version, is too old, or they are of two releases.
+        Unsupported: one of them is missing, does not say its version, is too old, is not what a list of digests beside
+            it says, or they are of two releases.
     """
     jailer = jailer_beside(firecracker)
+    found = {path.name: await anyio.to_thread.run_sync(file_digest, path) for path in (firecracker, jailer)}
+    for name, recorded in sums_beside(firecracker).items():
+        if name in found and found[name] != recorded:
+            raise Unsupported(
+                f"{firecracker.parent / name} is not what {SUMS} beside it says (SHA-256)",
+                hint=f"take it from its release again; {SETUP}",
+            )
     said: dict[Path, str | Unsupported] = {}
 
     async def ask(program: Path) -> None:
@@ -133,8 +141,8 @@ async def examine(firecracker: Path) -> Binaries:
             f"{firecracker.name} is of release {version} and {jailer.name} of {jailers}",
             hint="take both from one release",
         )
-    digest = await anyio.to_thread.run_sync(partial(_digest, firecracker, jailer))
-    return Binaries(firecracker, jailer, version, digest)
+    whole = hashlib.sha256("\n".join(found.values()).encode()).hexdigest()
+    return Binaries(firecracker, jailer, version, Digest(whole))
 
 
 def _checked(said: str | Unsupported) -> str:
@@ -165,9 +173,19 @@ async def _version(program: Path) -> str:
     return found[1]
 
 
-def _digest(*files: Path) -> Digest:
-    whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-    return Digest(whole.hexdigest())
+def file_digest(path: Path) -> str:
+    """SHA-256, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sums_beside(program: Path) -> dict[str, str]:
+    """Name to SHA-256, from the list that a release carries and that `setup` writes beside its copies; empty where
+    there is none.
+    """
+    try:
+        lines = (program.parent / SUMS).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    words = (line.split() for line in lines)
+    return {pair[1].lstrip("*"): pair[0].lower() for pair in words if len(pair) == 2}

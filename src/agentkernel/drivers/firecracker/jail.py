@@ -6,8 +6,10 @@ the file system allows it, so that clones share the memory's pages; else a copy.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -146,14 +148,21 @@ class Jail:
         source = self.root / name
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            if os.fstat(descriptor).st_dev == target.parent.stat().st_dev:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
+                raise OSError(errno.EINVAL, "no plain file", str(source))
+            if facts.st_dev == target.parent.stat().st_dev:
+                # All else by descriptor: the name is the monitor's, who may change what it means.
+                os.fchown(descriptor, os.geteuid(), os.getegid())
+                os.fchmod(descriptor, 0o444)
                 source.rename(target)
+                if target.lstat().st_ino != facts.st_ino:
+                    raise OSError(errno.ESTALE, "it was replaced meanwhile", str(source))
             else:
                 copy_sparse(Path(f"/proc/self/fd/{descriptor}"), target)
+                target.chmod(0o444)
         finally:
             os.close(descriptor)
-        os.chown(target, os.geteuid(), os.getegid(), follow_symlinks=False)
-        target.chmod(0o444)
 
 
 def _limited(memory_mib: int, limits: Cgroups) -> Sequence[str]:
