@@ -182,7 +182,8 @@ class Service:
 
     def _offers(self) -> dict[Any, Offer]:
         found = self._engine.readiness_now()
-        return {key: Offer(verdict, self._engine.drivers[key].capabilities) for key, verdict in found.items()}
+        drivers = self._engine.drivers
+        return {key: Offer(verdict, drivers[key].capabilities, drivers[key].runtimes) for key, verdict in found.items()}
 
     async def _key(self, admitted: Admitted, runtime: str, mode: Mode, tell: Tell | None, *, fill: bool = False) -> Key:
         resources, pool = self._config.resources, self._config.pool

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentkernel.drivers.apple import AppleDriver
 from agentkernel.drivers.contract import Artifacts, Driver
 from agentkernel.drivers.firecracker import FirecrackerDriver
 from agentkernel.drivers.firecracker.driver import Place
@@ -45,5 +46,6 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
             artifacts,
             Place(settings.firecracker, settings.environ, settings.data, settings.verdicts, settings.trials),
         ),
+        AppleDriver(artifacts),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}
