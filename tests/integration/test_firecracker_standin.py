@@ -22,7 +22,7 @@ from agentkernel.drivers.firecracker.jail import PARENT_CGROUP, this_hosts_cgrou
 from agentkernel.drivers.vmm.coming_up import NO_ROOT
 from agentkernel.images.store import Store
 from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
-from agentkernel.model.kinds import Backend, Isolation, Vmm
+from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.spec import BootSpec
 
 pytestmark = [
@@ -254,6 +254,35 @@ async def test_a_guest_that_never_listens_is_an_error_at_the_boots_deadline(
             pass
 
 
+async def test_a_connection_that_is_cut_by_a_late_reset_is_made_again(
+    standin: FirecrackerStandIn, driver: FirecrackerDriver, birth: Cradle
+) -> None:
+    standin.trouble = {"vsock": "drop 2"}
+    standin.install()
+    async with driver.boot(small(), birth) as guest:
+        assert (await run(guest, "/bin/echo", "x", cwd="/")).text == "x"
+
+
+async def test_connections_that_are_cut_again_and_again_are_an_error(
+    standin: FirecrackerStandIn, driver: FirecrackerDriver, birth: Cradle
+) -> None:
+    standin.trouble = {"vsock": "drop 9"}
+    standin.install()
+    with pytest.raises(Broken, match="did not come up"):
+        async with driver.boot(small(), birth):
+            pass
+
+
+async def test_saving_a_machine_that_runs_is_refused_with_the_reason(
+    standin: FirecrackerStandIn, driver: FirecrackerDriver, birth: Cradle, tmp_path: Path
+) -> None:
+    async with driver.boot(small(), birth) as guest:
+        with pytest.raises(Unsupported, match="cuts a machine's connections") as caught:
+            await guest.save(tmp_path)
+    assert "qemu" in caught.value.hint
+    assert Feature.SNAPSHOT not in driver.capabilities
+
+
 @pytest.mark.parametrize("where", ["jailer", "firecracker"])
 async def test_a_program_that_ends_at_once_is_quoted(
     standin: FirecrackerStandIn, driver: FirecrackerDriver, birth: Cradle, where: str
@@ -317,7 +346,7 @@ async def test_the_probe_says_what_kept_a_machine_from_booting(
     verdict = await driver.probe()
     assert not verdict.usable
     assert "/dev/kvm: Permission denied" in verdict.reason
-    assert "kvm group" in verdict.remedy
+    assert "kvm module" in verdict.remedy
 
 
 async def test_a_crash_of_the_daemon_leaves_neither_machine_nor_folder(

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -47,7 +48,8 @@ class FirecrackerStandIn:
 
     Attributes:
         folder: private to one test.
-        trouble: `METHOD /path` to `refuse WORDS`, `late SECONDS`, `die` or `nonsense`.
+        trouble: `METHOD /path` to `refuse WORDS`, `late SECONDS`, `die` or `nonsense`; `vsock` to `drop N`, connections
+            that are cut once they were taken.
         agent: the guest agent to run behind the vsock socket; empty for none that ever listens.
     """
 
@@ -219,11 +221,11 @@ class _Machine:
                 os.close(file)
         self.state = state
         if self.settings["agent"]:
-            _serve_vsock(self.told["/vsock"]["uds_path"])
+            _serve_vsock(self.told["/vsock"]["uds_path"], self.settings["trouble"].get("vsock", "drop 0"))
         return ""
 
 
-def _serve_vsock(path: str) -> None:
+def _serve_vsock(path: str, trouble: str) -> None:
     """`CONNECT 52000`, and then the agent's own bytes; it runs as a process of this uid."""
     place = Path("run/agent")  # relative: the way there is not for this uid
     place.mkdir()
@@ -236,15 +238,17 @@ def _serve_vsock(path: str) -> None:
     listener.bind(path)
     listener.listen(8)
 
+    drops = iter(range(int(trouble.split()[1])))
+
     def serve() -> None:
         while True:
             connection, _ = listener.accept()
-            threading.Thread(target=_forward, args=(connection, place / "socket"), daemon=True).start()
+            threading.Thread(target=_forward, args=(connection, place / "socket", drops), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
 
 
-def _forward(connection: socket.socket, agent: Path) -> None:
+def _forward(connection: socket.socket, agent: Path, drops: Iterator[int]) -> None:
     with connection, socket.socket(socket.AF_UNIX) as inner:
         said = b""
         while not said.endswith(b"\n"):
@@ -259,6 +263,8 @@ def _forward(connection: socket.socket, agent: Path) -> None:
         if said != b"CONNECT 52000\n":
             return
         connection.sendall(b"OK 1073741824\n")
+        if next(drops, None) is not None:
+            return
         back = threading.Thread(target=_pump, args=(inner, connection), daemon=True)
         back.start()
         _pump(connection, inner)

@@ -25,7 +25,7 @@ WORDS_KEPT = 300
 _CAUSES = (
     ("No space left", Broken, "df -h shows which disk is full"),
     ("os error 28", Broken, "df -h shows which disk is full"),
-    ("/dev/kvm", Unsupported, "join the kvm group, or load the kvm module; agentkernel doctor tries it again"),
+    ("/dev/kvm", Unsupported, "load the kvm module; AGENTKERNEL_HOME must not be on a file system mounted nodev"),
     ("kvm", Unsupported, "agentkernel doctor tries KVM again; [microvm] vmm = qemu works without"),
     ("Cannot allocate memory", Broken, "free -m shows the host's memory; lower [resources] memory_mb"),
     ("os error 12", Broken, "free -m shows the host's memory; lower [resources] memory_mb"),

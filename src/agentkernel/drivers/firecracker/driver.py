@@ -40,6 +40,7 @@ BOOT_DEADLINE_S = 30.0
 """From spawn to greeting of a boot as of a clone; hardware needs a second for the one and a tenth for the other."""
 KNOCK_S = 0.01
 """Firecracker tells nobody when its sockets listen: they are tried this often, unless it ends first."""
+LINK_TRIES = 3
 FORMAT = 1
 """Of a template's files, devices and kernel arguments: raised whenever those change."""
 QUIT_FALLBACK = "[microvm] vmm = qemu works without"
@@ -246,9 +247,7 @@ class FirecrackerDriver(Driver):
             await _answers(process, api)
             for order in orders:
                 await _obeyed(process, api, order)
-            stream = await _linked(process, jail)
-            stack.push_async_callback(stream.aclose)
-            guest = await stack.enter_async_context(FirecrackerGuest.attach(stream, birth.identity, pids=spec.pids))
+            guest = await _greeted(process, jail, spec, birth, stack)
             guest.obey(api)
             if spec.disk_mib and mount:
                 facts = (jail.root / machine.SCRATCH).stat()
@@ -319,6 +318,32 @@ async def _obeyed(process: ConfinedProcess, api: Api, order: Request) -> None:
         await api.ask(order)
     except ConnectionError as err:
         raise Broken(f"Firecracker ended before {order.name}") from err
+
+
+async def _greeted(
+    process: ConfinedProcess, jail: Jail, spec: BootSpec, birth: Birth, stack: AsyncExitStack
+) -> FirecrackerGuest:
+    """A guest that answers. One that goes on from a snapshot is told to drop its connections, and the news may come
+    after a new one: that one is made again.
+    """
+    tries = LINK_TRIES
+    while True:
+        stream, tries = await _linked(process, jail), tries - 1
+        try:
+            return await stack.enter_async_context(_attached(stream, spec, birth))
+        except Broken:
+            if not tries:
+                raise
+            await _unless_ended(process)
+
+
+@asynccontextmanager
+async def _attached(stream: PlainSocket, spec: BootSpec, birth: Birth) -> AsyncIterator[FirecrackerGuest]:
+    try:
+        async with FirecrackerGuest.attach(stream, birth.identity, pids=spec.pids) as guest:
+            yield guest
+    finally:
+        await stream.aclose()
 
 
 async def _linked(process: ConfinedProcess, jail: Jail) -> PlainSocket:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from agentkernel.drivers.firecracker.api import Api
 from agentkernel.drivers.firecracker.machine import PAUSE, RESUME, Request
 from agentkernel.drivers.link import LinkGuest
 from agentkernel.drivers.link.session import Session
-from agentkernel.model.errors import Broken
+from agentkernel.model.errors import Broken, Unsupported
 
 
 class FirecrackerGuest(LinkGuest):
@@ -30,6 +32,12 @@ class FirecrackerGuest(LinkGuest):
 
     async def unpause(self) -> None:
         await self._order(RESUME, stands=False)
+
+    async def save(self, folder: Path) -> None:
+        raise Unsupported(
+            "Firecracker cuts a machine's connections when it is saved, and the commands under way would end",
+            hint="for forks and snapshots, set [microvm] vmm to qemu, or send vmm qemu",
+        )
 
     async def _order(self, request: Request, *, stands: bool) -> None:
         self._session.check()
