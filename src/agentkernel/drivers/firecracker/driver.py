@@ -259,7 +259,9 @@ class FirecrackerDriver(Driver):
 def template_inputs(binaries: Binaries, kernel: Kernel, spec: BootSpec) -> dict[str, object]:
     """All that a clone must have in common with its template."""
     orders = machine.hardware(spec, root=spec.image != NO_ROOT)
+    warm_up = {"warm_up": list(map(list, spec.warm_up))} if spec.warm_up else {}
     return {
+        **warm_up,
         "format": FORMAT,
         "firecracker": [binaries.digest, binaries.version],
         "kernel": kernel.digest,

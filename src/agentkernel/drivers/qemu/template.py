@@ -31,7 +31,9 @@ SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_S
 def template_inputs(tool: Tool, kernel: Kernel, machine: Machine) -> dict[str, object]:
     """All that a clone must have in common with its template."""
     spec = machine.spec
+    warm_up = {"warm_up": list(map(list, spec.warm_up))} if spec.warm_up else {}
     return {
+        **warm_up,
         "format": FORMAT,
         "qemu": [tool.digest, tool.version],
         "kernel": kernel.digest,

@@ -26,6 +26,17 @@ def write_key(folder: Path, inputs: Inputs) -> None:
     (folder / MADE_FOR).write_text(_written(inputs))
 
 
+def differences(folder: Path, inputs: Inputs) -> list[str]:
+    """Names of what is not as it was when the files of a folder were made.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    made_for = json.loads((folder / MADE_FOR).read_text())
+    here = json.loads(_written(inputs))
+    return sorted(name for name in {*made_for, *here} if made_for.get(name) != here.get(name))
+
+
 def require_match(folder: Path, inputs: Inputs) -> None:
     """Refuse a template that was made for something else: another monitor, set up since, might load it and be wrong.
 
@@ -33,8 +44,8 @@ def require_match(folder: Path, inputs: Inputs) -> None:
         Broken: it does not fit.
         FileNotFoundError: it is gone.
     """
-    if (folder / MADE_FOR).read_text() != _written(inputs):
-        raise Broken("the template was made for another monitor, kernel, agent, image, processor or size of machine")
+    if different := differences(folder, inputs):
+        raise Broken(f"the template was made for another {', '.join(different)}")
 
 
 def check_fits(folder: Path, inputs: Inputs) -> None:
@@ -42,11 +53,9 @@ def check_fits(folder: Path, inputs: Inputs) -> None:
     none.
     """
     try:
-        saved = json.loads((folder / MADE_FOR).read_text())
+        different = differences(folder, inputs)
     except FileNotFoundError as err:
         raise NotFound("there is no such snapshot, or it was removed") from err
-    here = json.loads(_written(inputs))
-    different = sorted(name for name in {*saved, *here} if saved.get(name) != here.get(name))
     if different:
         raise Refused(
             f"the snapshot does not fit any more: {', '.join(different)} changed since it was taken",
