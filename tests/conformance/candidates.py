@@ -13,7 +13,16 @@ from typing import Protocol
 from agentkernel.drivers.contract import Driver
 from agentkernel.images.store import Store
 from agentkernel.model.spec import BootSpec
-from tests.support.machines import Machine, booted, cloned, prepare, qemu_driver, qemu_spec
+from tests.support.machines import (
+    Machine,
+    booted,
+    cloned,
+    firecracker_driver,
+    firecracker_spec,
+    prepare,
+    qemu_driver,
+    qemu_spec,
+)
 
 
 class Spec(Protocol):
@@ -49,6 +58,14 @@ CANDIDATES: dict[str, Candidate] = {
     "qemu": Candidate(
         driver=qemu_driver,
         spec=qemu_spec,
+        prepare=prepare,
+        own_kernel=True,
+        lifecycles={"fresh": booted, "forked": cloned},
+        end_behind=lambda facts: os.kill(int(facts["pid"]), signal.SIGKILL),
+    ),
+    "firecracker": Candidate(
+        driver=firecracker_driver,
+        spec=firecracker_spec,
         prepare=prepare,
         own_kernel=True,
         lifecycles={"fresh": booted, "forked": cloned},
