@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from agentkernel.drivers.firecracker.driver import Place
 from agentkernel.drivers.firecracker.jail import PARENT_CGROUP, this_hosts_cgroups
 from agentkernel.drivers.vmm.coming_up import NO_ROOT
 from agentkernel.images.store import Store
-from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
+from agentkernel.model.errors import AgentkernelError, Broken, Busy, Unsupported
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.spec import BootSpec
 
@@ -221,6 +222,43 @@ async def test_a_template_that_cannot_be_saved_is_none(  # noqa: PLR0917
     with pytest.raises(Broken, match=step):
         await driver.template(small(), birth, unprepared)
     assert sorted((store.data / "templates").glob("*")) == before
+
+
+@pytest.mark.parametrize("trouble", ["refuse Failed to restore from snapshot: no", "die", "nonsense", "late 60"])
+async def test_a_template_that_does_not_load_is_an_error_and_leaves_nothing(  # noqa: PLR0917
+    standin: FirecrackerStandIn,
+    driver: FirecrackerDriver,
+    birth: Cradle,
+    trouble: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api, "ORDER_DEADLINE_S", 3.0)
+    standin.trouble = {"PUT /snapshot/load": trouble}
+    standin.install()
+    template = await driver.template(small(), cradle(tmp_path / "templates"), unprepared)
+    try:
+        with pytest.raises(Broken, match="PUT /snapshot/load"):
+            async with driver.clone(template, small(), birth):
+                pass
+    finally:
+        await driver.discard(template)
+
+
+async def test_a_lasting_disk_is_lent_to_one_machine_at_a_time(
+    standin: FirecrackerStandIn, driver: FirecrackerDriver, birth: Cradle, store: Store, tmp_path: Path
+) -> None:
+    """The stand-in mounts no disk, so it is another process that holds this one."""
+    birth.disk = tmp_path / "lasting.ext4"
+    with pytest.raises(Unsupported, match="mount"):
+        async with driver.boot(whole(store), birth):
+            pass
+    assert birth.disk.stat().st_size == 64 << 20
+    with birth.disk.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Busy, match="another sandbox uses this disk"):
+            async with driver.boot(whole(store), birth):
+                pass
 
 
 async def test_an_answer_that_does_not_come_is_an_error_at_its_deadline(
