@@ -94,7 +94,7 @@ class FirecrackerDriver(Driver):
         """What is missing, all of it at once, within two seconds; where nothing is, a machine is booted and the verdict
         kept.
         """
-        objections = [text for text in (_wrong_host(), self._place.hardware()) if text]
+        objections = [text for text in (_wrong_host() or self._place.hardware(),) if text]
         remedies = ["use a host with working KVM, or [microvm] vmm = qemu"] if objections else []
         try:
             binaries = await self._binaries()

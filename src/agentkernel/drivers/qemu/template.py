@@ -25,7 +25,8 @@ MEMORY, STATE = "memory", "state"
 READ_ONLY_SINCE = (8, 2)
 _Stamp = tuple[int, int, int]
 """Device, inode and time of change of a memory file."""
-SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+SEALS = 0b1111
+"""F_SEAL_SEAL, SHRINK, GROW, WRITE: as a number, for Python has these names on Linux alone, and a Mac imports this."""
 
 
 def template_inputs(tool: Tool, kernel: Kernel, machine: Machine) -> dict[str, object]:
