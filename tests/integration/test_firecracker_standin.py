@@ -385,6 +385,23 @@ async def test_the_probe_says_what_kept_a_machine_from_booting(
     assert not verdict.usable
     assert "/dev/kvm: Permission denied" in verdict.reason
     assert "kvm module" in verdict.remedy
+    tried = standin.names()
+    assert await driver.probe() == verdict
+    assert standin.names() == tried, "it was kept"
+    standin.trouble = {}
+    standin.install()
+    assert (await driver.probe()).usable, "another program, another trial"
+
+
+async def test_a_verdict_against_it_is_tried_again_when_it_is_old(
+    standin: FirecrackerStandIn, driver: FirecrackerDriver, tmp_path: Path
+) -> None:
+    assert (await driver.probe()).usable
+    (kept,) = (tmp_path / "verdicts").iterdir()
+    kept.write_text('{"reason": "the disk was full", "remedy": ""}')
+    assert (await driver.probe()).reason == "the disk was full"
+    os.utime(kept, (1, 1))
+    assert (await driver.probe()).usable
 
 
 async def test_a_crash_of_the_daemon_leaves_neither_machine_nor_folder(

@@ -28,7 +28,7 @@ _CAUSES = (
     ("No space left", Broken, "df -h shows which disk is full"),
     ("os error 28", Broken, "df -h shows which disk is full"),
     ("/dev/kvm", Unsupported, "load the kvm module; AGENTKERNEL_HOME must not be on a file system mounted nodev"),
-    ("kvm", Unsupported, "agentkernel doctor tries KVM again; [microvm] vmm = qemu works without"),
+    ("kvm", Unsupported, "[microvm] vmm = qemu works without; KVM is tried again after an hour"),
     ("Cannot allocate memory", Broken, "free -m shows the host's memory; lower [resources] memory_mb"),
     ("os error 12", Broken, "free -m shows the host's memory; lower [resources] memory_mb"),
     ("snapshot", Broken, "a template that does not load is made anew; another one will serve"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -41,9 +42,12 @@ BOOT_DEADLINE_S = 30.0
 KNOCK_S = 0.01
 """Firecracker tells nobody when its sockets listen: they are tried this often, unless it ends first."""
 LINK_TRIES = 3
+"""A reset that comes late costs one; more are something else."""
+RETRY_S = 3600.0
+"""How long a verdict against Firecracker is kept."""
 FORMAT = 1
 """Of a template's files, devices and kernel arguments: raised whenever those change."""
-QUIT_FALLBACK = "[microvm] vmm = qemu works without"
+FALLBACK = "[microvm] vmm = qemu works without"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class FirecrackerDriver(Driver):
             remedies.append(err.hint)
         if os.geteuid() != 0:
             objections.append("Firecracker's jailer needs root")
-            remedies.append(f"run the daemon as root; {QUIT_FALLBACK}")
+            remedies.append(f"run the daemon as root; {FALLBACK}")
         if objections:
             return Readiness(
                 usable=False, vmm=Vmm.FIRECRACKER, reason="; ".join(objections), remedy="; ".join(remedies)
@@ -185,7 +189,7 @@ class FirecrackerDriver(Driver):
         kernel = await self._artifacts.kernel()
         path = verdict_file(self._place.verdicts, "firecracker", (binaries.digest, kernel.digest))
         async with self._trying:
-            if (kept := read_verdict(path)) is None:
+            if (kept := _still_holds(path)) is None:
                 kept = await self._tried(binaries)
                 write_verdict(path, kept)
         if kept.get("reason"):
@@ -198,7 +202,7 @@ class FirecrackerDriver(Driver):
                 async with self._booted(binaries, spec, birth) as (_, guest, _):
                     await guest.ping()
         except AgentkernelError as err:
-            return {"reason": f"a machine was tried and failed: {err.message}", "remedy": err.hint or QUIT_FALLBACK}
+            return {"reason": f"a machine was tried and failed: {err.message}", "remedy": err.hint or FALLBACK}
         return {"reason": ""}
 
     @asynccontextmanager
@@ -270,6 +274,14 @@ def template_inputs(binaries: Binaries, kernel: Kernel, spec: BootSpec) -> dict[
         "hardware": [[order.path, order.body] for order in orders],
         "processor": processor(),
     }
+
+
+def _still_holds(path: Path) -> dict[str, str] | None:
+    """The kept verdict. One against Firecracker is old after an hour: its cause may have been a full disk."""
+    kept = read_verdict(path)
+    if kept is not None and kept.get("reason") and time.time() - path.stat().st_mtime > RETRY_S:
+        return None
+    return kept
 
 
 def _wrong_host() -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,6 +160,22 @@ async def test_setup_refuses_what_it_would_not_use_and_keeps_what_is_there(tmp_p
         assert caught.value.hint
     assert (await examine(own_folder(store.data) / "firecracker")).version == "1.13.1"
     assert [entry.name for entry in store.data.iterdir()] == ["firecracker"]
+
+
+def test_setup_by_the_command_line(tmp_path: Path) -> None:
+    path = pair(tmp_path / "release")
+    places = {"AGENTKERNEL_DATA": str(tmp_path / "data"), "AGENTKERNEL_HOME": str(tmp_path / "home")}
+
+    def setup(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "agentkernel", "setup", "--firecracker", str(path), *options]
+        return subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, check=False)
+
+    refused = setup("--sha256", "0" * 64)
+    assert (refused.returncode, "is " in refused.stderr, "release again" in refused.stderr) == (125, True, True)
+    done = setup("--sha256", hashlib.sha256(path.read_bytes()).hexdigest())
+    assert done.returncode == 0, done.stderr
+    assert "1.13.1, SHA-256" in done.stderr
+    assert (tmp_path / "data/firecracker/jailer").is_file()
 
 
 # --- the probe, where there is nothing to boot ---
