@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cgroup.h"
 #include "exec.h"
 #include "files.h"
 #include "init.h"
@@ -149,6 +150,9 @@ int main(int argc, char **argv)
         init_machine();
     else
         syscall(SYS_close_range, 3u, ~0u, 0u);
+    if (!place.machine && place.pid1 && place.root)
+        place.limited = cgroup_prepare_limit();
+    place.mounts = place.machine || place.limited;
     if (place.run_directory)
         mkdir(place.run_directory, 0755);
     prctl(PR_SET_CHILD_SUBREAPER, 1);

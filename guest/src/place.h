@@ -8,7 +8,9 @@ struct place {
     bool machine; /* PID 1 of a kernel of its own */
     bool pid1; /* of a machine or of a container */
     bool root;
+    bool mounts; /* a kernel of our own, a machine's or gVisor's: what is mounted here stays here */
     bool cgroup; /* commands get cgroups */
+    bool limited; /* a cgroup limits how many processes commands have together; they have none of their own */
     const char *transport;
     const char *run_directory; /* where `generation` is kept; NULL for nowhere */
 };

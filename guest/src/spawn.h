@@ -23,6 +23,7 @@ struct spawn {
     const char *cwd;
     const struct user *user;
     bool change_user;
+    bool shield; /* PID 1 is not for it to signal */
     bool reset_oom; /* our own oom_score_adj is not for children */
     int descriptors[3];
     int cgroup; /* open cgroup.procs, or -1 */

@@ -67,7 +67,9 @@ def refusal(*options: str, user: int = 0) -> str:
         return ours.recv(200).decode()
 
 
-@pytest.mark.parametrize("option", [("--tree", "/usr"), ("--bind", "/usr", "/usr"), ("--kvm",)])
+@pytest.mark.parametrize(
+    "option", [("--tree", "/usr"), ("--bind", "/usr", "/usr"), ("--kvm",), ("--profile", "nesting")]
+)
 def test_it_goes_with_nothing_that_confines(option: tuple[str, ...]) -> None:
     ids = ("--uid", str(UID), "--gid", str(UID))
     assert "goes with no" in refusal("--jailer", *ids, *option)

@@ -10,6 +10,8 @@ from agentkernel.drivers.apple import AppleDriver
 from agentkernel.drivers.contract import Artifacts, Driver
 from agentkernel.drivers.firecracker import FirecrackerDriver
 from agentkernel.drivers.firecracker.driver import Place
+from agentkernel.drivers.gvisor import GvisorDriver
+from agentkernel.drivers.gvisor.trial import Trials
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.model.kinds import Backend, Vmm
@@ -47,5 +49,6 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
             Place(settings.firecracker, settings.environ, settings.data, settings.verdicts, settings.trials),
         ),
         AppleDriver(artifacts),
+        GvisorDriver(artifacts, Trials(settings.verdicts, settings.trials), allow_unlimited=settings.allow_unlimited),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}
