@@ -370,6 +370,7 @@ async def test_the_probe_boots_a_machine_once_and_remembers(
 ) -> None:
     verdict = await driver.probe()
     assert (verdict.usable, verdict.isolation, verdict.version) == (True, Isolation.VM, standin.version), verdict
+    assert "stand-in for Firecracker only" in verdict.reason
     assert standin.names() == BOOT
     assert (await driver.probe()).usable
     assert standin.names() == BOOT

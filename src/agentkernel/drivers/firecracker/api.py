@@ -36,6 +36,10 @@ _CAUSES = (
 """What stands in Firecracker's complaint, what a caller can do about it, and how."""
 
 
+class NotListening(Broken):
+    """Nobody answers at the socket: Firecracker has not come up yet, or has ended."""
+
+
 class Api:
     """Made by `connected`."""
 
@@ -47,7 +51,7 @@ class Api:
         """Send one request; the answer's body, empty where there is none.
 
         Raises:
-            ConnectionError: nobody listens.
+            NotListening: not yet, or not any more.
             Broken: it was refused, it took too long, Firecracker ended, or talks nonsense.
             Unsupported: it was refused for want of KVM.
         """
@@ -61,7 +65,7 @@ class Api:
             except TimeoutError as err:
                 raise Broken(f"Firecracker did not answer {request.name} within {deadline_s:.0f} s") from err
             except httpx.ConnectError as err:
-                raise ConnectionError(f"Firecracker does not listen: {err}") from err
+                raise NotListening(f"Firecracker has ended: nobody takes {request.name}") from err
             except httpx.HTTPError as err:
                 raise Broken(f"Firecracker ended at {request.name}") from err
 

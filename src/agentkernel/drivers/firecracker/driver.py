@@ -19,8 +19,8 @@ from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.confine.reap import boot_id
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Kernel, Prepare
 from agentkernel.drivers.firecracker import machine
-from agentkernel.drivers.firecracker.api import SNAPSHOT_DEADLINE_S, Api, connected
-from agentkernel.drivers.firecracker.binary import Binaries, examine, find
+from agentkernel.drivers.firecracker.api import SNAPSHOT_DEADLINE_S, Api, NotListening, connected
+from agentkernel.drivers.firecracker.binary import Binaries, examine, find, jailer_beside
 from agentkernel.drivers.firecracker.guest import FirecrackerGuest
 from agentkernel.drivers.firecracker.jail import Jail, jailed, remove_cgroups, this_hosts_cgroups
 from agentkernel.drivers.firecracker.machine import Request
@@ -47,6 +47,8 @@ RETRY_S = 3600.0
 """How long a verdict against Firecracker is kept."""
 FORMAT = 1
 """Of a template's files, devices and kernel arguments: raised whenever those change."""
+TESTED = "a machine booted here; this project tests its driver with a stand-in for Firecracker only"
+"""Said where it is usable, until the tests have met the real program."""
 FALLBACK = "[microvm] vmm = qemu works without"
 
 
@@ -119,9 +121,13 @@ class FirecrackerDriver(Driver):
                 usable=False, vmm=Vmm.FIRECRACKER, version=binaries.version, reason=err.message, remedy=err.hint
             )
         limits = this_hosts_cgroups()
-        unlimited = "" if limits.version else "no cgroup holds Firecracker itself to memory and processes here"
+        unlimited = "" if limits.version else "; no cgroup holds Firecracker itself to memory and processes here"
         return Readiness(
-            usable=True, isolation=Isolation.VM, vmm=Vmm.FIRECRACKER, version=binaries.version, reason=unlimited
+            usable=True,
+            isolation=Isolation.VM,
+            vmm=Vmm.FIRECRACKER,
+            version=binaries.version,
+            reason=TESTED + unlimited,
         )
 
     @asynccontextmanager
@@ -176,8 +182,8 @@ class FirecrackerDriver(Driver):
         """Found, examined; again only where the files are others."""
         place = self._place
         found = find(place.configured, place.environ, place.data)
-        facts = found.stat()
-        stamp = (found, facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        facts = [path.stat() for path in (found, jailer_beside(found))]
+        stamp = (found, *((one.st_dev, one.st_ino, one.st_mtime_ns, one.st_size) for one in facts))
         if self._known is None or self._known[0] != stamp:
             self._known = (stamp, await examine(found))
         return self._known[1]
@@ -250,7 +256,7 @@ class FirecrackerDriver(Driver):
             api = await stack.enter_async_context(connected(jail.root, machine.API))
             await _answers(process, api)
             for order in orders:
-                await _obeyed(process, api, order)
+                await api.ask(order)
             guest = await _greeted(process, jail, spec, birth, stack)
             guest.obey(api)
             if spec.disk_mib and mount:
@@ -321,17 +327,10 @@ async def _answers(process: ConfinedProcess, api: Api) -> None:
     while True:
         try:
             await api.ask(machine.DESCRIBE)
-        except ConnectionError:
+        except NotListening:
             await _unless_ended(process)
         else:
             return
-
-
-async def _obeyed(process: ConfinedProcess, api: Api, order: Request) -> None:
-    try:
-        await api.ask(order)
-    except ConnectionError as err:
-        raise Broken(f"Firecracker ended before {order.name}") from err
 
 
 async def _greeted(
