@@ -21,7 +21,7 @@ from agentkernel.drivers.firecracker.machine import API
 from agentkernel.drivers.vmm.files import copy_sparse
 from agentkernel.model.ids import SandboxId
 
-PARENT_CGROUP = "agentkernel"
+PARENT_CGROUP = "agentkernel-jails"
 CGROUPS = Path("/sys/fs/cgroup")
 OVERHEAD_MIB = 128
 """What Firecracker may take beside the guest's memory."""
