@@ -237,6 +237,7 @@ void prepare_and_start(struct channel *channel, struct exec_request *request)
         .change_user = place.root,
         .shield = place.mounts && !place.machine,
         .reset_oom = place.machine,
+        .oom_score = place.command_oom_score,
         .limits = limits,
         .limit_count = (size_t)limit_count,
     };

@@ -12,7 +12,9 @@ from typing import Protocol
 
 from agentkernel.drivers.contract import Driver
 from agentkernel.images.store import Store
+from agentkernel.model.kinds import Backend
 from agentkernel.model.spec import BootSpec
+from tests.support.container_engines import Current
 from tests.support.gvisor import gvisor_driver, gvisor_ready, gvisor_spec
 from tests.support.machines import (
     Cradle,
@@ -36,7 +38,11 @@ class Spec(Protocol):
 
 
 Lifecycle = Callable[[Driver, BootSpec, Path], AbstractAsyncContextManager[Machine]]
-"""How a sandbox comes to its caller: leaving the block ends it."""
+"""How a sandbox comes to its caller: leaving the block ends it.
+
+A pooled one is no lifecycle of its own: the engine gets it by one of these, and what it then does to it, a refresh and
+a pause, are behaviours here (`life.refresh`, `life.pause`). That none is lent twice is tested where it is decided.
+"""
 
 
 Trace = Callable[[Cradle], set[str]]
@@ -85,6 +91,21 @@ def supervised_remains(birth: Cradle) -> set[str]:
     return {f"process {pid}" for pid in (*naming(birth.id), *recorded) if alive(pid)}
 
 
+def of_an_engine(backend: Backend) -> Candidate:
+    """Containers of an engine that the suite starts for itself."""
+    current = Current(backend)
+    return Candidate(
+        driver=current.driver,
+        spec=current.spec,
+        ready=current.ready,
+        own_kernel=False,
+        lifecycles={"fresh": booted},
+        processes=current.processes,
+        remains=current.remains,
+        end_behind=current.end_behind,
+    )
+
+
 CANDIDATES: dict[str, Candidate] = {
     "qemu": Candidate(
         driver=qemu_driver,
@@ -116,6 +137,8 @@ CANDIDATES: dict[str, Candidate] = {
         remains=supervised_remains,
         end_behind=lambda birth: os.kill(int(birth.facts["pid"]), signal.SIGKILL),
     ),
+    "docker": of_an_engine(Backend.DOCKER),
+    "podman": of_an_engine(Backend.PODMAN),
 }
 
 

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import pytest
 
+from agentkernel.drivers.hardening import MASKED, READ_ONLY
 from agentkernel.drivers.hardening.seccomp import profile, source
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ class Bundle:
         self.runtime = runtime
         self.folder = folder
         self.root = folder / "rootfs"
-        for name in ("proc", "dev", "tmp", "usr", "etc"):
+        for name in ("proc", "sys", "dev", "tmp", "usr", "etc"):
             (self.root / name).mkdir(parents=True)
         (self.root / "tmp").chmod(0o1777)  # runc gives the mode to what it mounts there
         for name in ("bin", "sbin", "lib", "lib64"):
@@ -62,7 +63,9 @@ class Bundle:
                 (self.root / name).symlink_to(f"usr/{name}")
         shutil.copy(probe, self.root / "probe")
 
-    def run(self, *argv: str, filtered: bool, ordinary: bool = False) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *argv: str, filtered: bool, ordinary: bool = False, hidden: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         """Run one program: as root with every capability, or as the drivers run theirs."""
         held = [] if ordinary else [f"CAP_{name}" for name in CAPABILITIES]
         config = {
@@ -78,6 +81,7 @@ class Bundle:
             "root": {"path": "rootfs", "readonly": True},
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/sys", "type": "sysfs", "source": "sysfs"},
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},
                 {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"]},
                 {"destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"]},
@@ -86,6 +90,7 @@ class Bundle:
             "linux": {
                 "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
                 **({"seccomp": profile(MACHINE)} if filtered else {}),
+                **({"maskedPaths": list(MASKED), "readonlyPaths": list(READ_ONLY)} if hidden else {}),
             },
         }
         (self.folder / "config.json").write_text(json.dumps(config))
@@ -228,3 +233,34 @@ def test_programs_of_real_life_run_as_the_drivers_run_them(bundle: Bundle, progr
     argv = [*SHELL.get(program, ["sh", "-ec"]), PROGRAMS[program]]
     done = bundle.run(*argv, filtered=True, ordinary=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+LOOK = """
+for path in "$@"; do
+    if [ -d $path ]; then echo "$path $(ls $path | wc -l)"
+    elif [ -r $path ]; then echo "$path $(head -c 64 $path 2>/dev/null | wc -c)"; fi
+done
+"""
+
+
+def test_masked_paths_show_nothing(bundle: Bundle) -> None:
+    said = {
+        hidden: dict(
+            line.split()
+            for line in bundle.run("sh", "-c", LOOK, "sh", *MASKED, filtered=False, hidden=hidden).stdout.splitlines()
+        )
+        for hidden in (False, True)
+    }
+    assert len(said[True]) > 10
+    assert set(said[True].values()) == {"0"}
+    shown = {path for path, size in said[False].items() if size != "0"}
+    assert {"/proc/interrupts", "/proc/kallsyms", "/proc/cmdline", "/sys/kernel"} <= shown, "the control"
+
+
+def test_what_steers_the_kernel_cannot_be_opened_for_writing_even_by_root(bundle: Bundle) -> None:
+    script = (
+        "for path in /proc/sys/kernel/core_pattern /proc/sys/vm/swappiness; do (: 3>>$path) 2>/dev/null; echo $?; done"
+    )
+    said = {hidden: bundle.run("sh", "-c", script, filtered=False, hidden=hidden).stdout for hidden in (False, True)}
+    assert "0" not in said[True].split()
+    assert said[False].split() == ["0", "0"], "the control: opened, and nothing written"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from agentkernel.drivers.apple import AppleDriver
 from agentkernel.drivers.contract import Artifacts, Driver
+from agentkernel.drivers.docker import DockerDriver
+from agentkernel.drivers.docker.endpoint import docker_endpoint, podman_endpoint
 from agentkernel.drivers.firecracker import FirecrackerDriver
 from agentkernel.drivers.firecracker.driver import Place
 from agentkernel.drivers.gvisor import GvisorDriver
@@ -50,5 +53,20 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
         ),
         AppleDriver(artifacts),
         GvisorDriver(artifacts, Trials(settings.verdicts, settings.trials), allow_unlimited=settings.allow_unlimited),
+        DockerDriver(
+            Backend.DOCKER,
+            artifacts,
+            partial(docker_endpoint, settings.docker_host, settings.environ),
+            files=settings.verdicts,
+            runtime=settings.docker_runtime,
+            allow_unlimited=settings.allow_unlimited,
+        ),
+        DockerDriver(
+            Backend.PODMAN,
+            artifacts,
+            partial(podman_endpoint, settings.podman_host, settings.environ),
+            files=settings.verdicts,
+            allow_unlimited=settings.allow_unlimited,
+        ),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}
