@@ -16,7 +16,18 @@ from agentkernel.model.kinds import Backend
 from agentkernel.model.spec import BootSpec
 from tests.support.container_engines import Current
 from tests.support.gvisor import gvisor_driver, gvisor_ready, gvisor_spec
-from tests.support.machines import Cradle, Machine, alive, booted, cloned, prepare, qemu_driver, qemu_spec
+from tests.support.machines import (
+    Cradle,
+    Machine,
+    alive,
+    booted,
+    cloned,
+    firecracker_driver,
+    firecracker_spec,
+    prepare,
+    qemu_driver,
+    qemu_spec,
+)
 from tests.support.processes import naming
 
 
@@ -112,6 +123,16 @@ CANDIDATES: dict[str, Candidate] = {
         ready=gvisor_ready,
         own_kernel=True,
         lifecycles={"fresh": booted},
+        processes=recorded_processes,
+        remains=supervised_remains,
+        end_behind=lambda birth: os.kill(int(birth.facts["pid"]), signal.SIGKILL),
+    ),
+    "firecracker": Candidate(
+        driver=firecracker_driver,
+        spec=firecracker_spec,
+        ready=qemu_ready,
+        own_kernel=True,
+        lifecycles={"fresh": booted, "forked": cloned},
         processes=recorded_processes,
         remains=supervised_remains,
         end_behind=lambda birth: os.kill(int(birth.facts["pid"]), signal.SIGKILL),

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
+from pathlib import Path
 from typing import ParamSpec
 
 import anyio
@@ -16,6 +17,7 @@ from agentkernel.admin import doctor as doctoring
 from agentkernel.admin import setup as setting_up
 from agentkernel.admin import uninstall as uninstalling
 from agentkernel.admin.console import Console, human_bytes
+from agentkernel.admin.firecracker import adopt_firecracker
 from agentkernel.cli.hot import runtime_of
 from agentkernel.images.store import Store
 from agentkernel.model.errors import DOORS, AgentkernelError, code_of
@@ -62,11 +64,27 @@ def admin() -> None:
     help="Fetch what this backend needs; may be repeated. Default: microvm.",
 )
 @click.option("--for-command", metavar="WORD", help="The runtime that `run` would choose for that command.")
+@click.option(
+    "--firecracker",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Only copy that Firecracker, and the jailer beside it, to where it is found; Linux with KVM.",
+)
+@click.option("--sha256", metavar="DIGEST", default="", help="With --firecracker: what its SHA-256 has to be.")
 @_command
-async def setup(
-    runtimes: tuple[str, ...], verify: bool, fresh: bool, backends: tuple[str, ...], for_command: str | None
+async def setup(  # noqa: PLR0917  (click gives them by name)
+    runtimes: tuple[str, ...],
+    verify: bool,
+    fresh: bool,
+    backends: tuple[str, ...],
+    for_command: str | None,
+    firecracker: Path | None,
+    sha256: str,
 ) -> None:
     """Find or make all that a first command needs. RUNTIMES: images to build, base and python unless given."""
+    if firecracker is not None:
+        await adopt_firecracker(Store(), firecracker, Console(), sha256=sha256)
+        return
     if for_command is not None:
         runtimes += (runtime_of(for_command),)
     await setting_up.setup(

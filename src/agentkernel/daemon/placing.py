@@ -123,7 +123,8 @@ class Placing:
 
     def _offers(self) -> dict[Choice, Offer]:
         found = self._engine.readiness_now()
-        return {key: Offer(found.get(key), driver.capabilities) for key, driver in self._engine.drivers.items()}
+        drivers = self._engine.drivers
+        return {key: Offer(found.get(key), one.capabilities, one.runtimes) for key, one in drivers.items()}
 
     def _spec(self, admitted: Admitted, runtime: str, image: Digest) -> BootSpec:
         resources = self._config.resources

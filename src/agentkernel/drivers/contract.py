@@ -246,6 +246,8 @@ class Driver(abc.ABC):
     backend: Backend
     vmm: Vmm | None
     capabilities: Capabilities
+    runtimes: frozenset[str] | None = None
+    """Recipes that it can run; None for all."""
 
     @abc.abstractmethod
     async def probe(self) -> Readiness:

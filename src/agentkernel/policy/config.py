@@ -153,6 +153,11 @@ class Microvm:
         "Which monitor makes microVMs; `auto`: the strongest that works here.",
         choices=("auto", "firecracker", "qemu"),
     )
+    firecracker: str = key(
+        "",
+        "Firecracker's program, with `jailer` beside it; empty: FIRECRACKER_BIN, what `agentkernel setup --firecracker "
+        "PATH` copied, PATH, in that order.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
