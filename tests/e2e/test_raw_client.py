@@ -60,7 +60,7 @@ def test_replies_name_the_monitor_and_the_tier_that_really_hold(daemon: Daemon) 
     assert reply["isolation"] in {"vm", "vm-emulated"}
     (status,) = ask(daemon.socket, {"cmd": "status"})
     assert status["drivers"]["firecracker"]["isolation"] == reply["isolation"]
-    assert status["backends"] == ["firecracker"]
+    assert "firecracker" in status["backends"]
 
 
 def test_the_kernel_inside_is_not_the_hosts(daemon: Daemon) -> None:

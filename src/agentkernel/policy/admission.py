@@ -130,14 +130,6 @@ def admit_to(
         raise verdict
 
 
-def strongest_microvm(offers: Mapping[Choice, Offer], config: Config) -> Vmm | None:
-    """Which monitor makes microVMs here, for prewarming and `status`; None when none works."""
-    try:
-        return admit(Wish("base"), offers, config).vmm
-    except Refused:
-        return None
-
-
 def _check(wish: Wish, config: Config, *, may_omit_command: bool) -> None:
     """Whether the request is well formed, and asks for nothing that no driver has yet."""
     if wish.command is not None and (wish.command or not may_omit_command):
@@ -163,6 +155,13 @@ def _refuse_what_is_not_yet(wish: Wish, config: Config) -> None:
             raise Unsupported(what, hint=f"For {name}, {rule}; look into the request and the configuration.")
 
 
+def strength(choice: Choice, verdict: Readiness) -> tuple[int, int]:
+    """Sorts drivers, strongest first."""
+    tiers = list(Isolation)
+    tier = verdict.isolation
+    return (tiers.index(tier) if tier else len(tiers), _VMM_ORDER.index(choice[1]) if choice[1] else len(_VMM_ORDER))
+
+
 def _candidates(wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> list[Choice]:
     """Drivers to try, strongest first."""
     pinned = wish.vmm or (None if config.microvm.vmm == "auto" else Vmm(config.microvm.vmm))
@@ -177,13 +176,7 @@ def _candidates(wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> l
         and (backend is not Backend.MICROVM or pinned in {None, vmm})
         and (wish.vmm is None or vmm is wish.vmm)
     ]
-    return sorted(known, key=lambda choice: _strength(choice, offers[choice]))
-
-
-def _strength(choice: Choice, offer: Offer) -> tuple[int, int]:
-    tiers = list(Isolation)
-    tier = offer.readiness.isolation if offer.readiness else None
-    return (tiers.index(tier) if tier else len(tiers), _VMM_ORDER.index(choice[1]) if choice[1] else len(_VMM_ORDER))
+    return sorted(known, key=lambda choice: strength(choice, offers[choice].readiness))
 
 
 def _judge(choice: Choice, offers: Mapping[Choice, Offer], wish: Wish, config: Config) -> Isolation | Refused:

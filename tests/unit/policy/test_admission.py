@@ -9,7 +9,7 @@ import pytest
 from agentkernel.model.errors import Denied, Refused, Unsupported
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
-from agentkernel.policy.admission import Admitted, Choice, Offer, Wish, admit, admit_to, strongest_microvm
+from agentkernel.policy.admission import Admitted, Choice, Offer, Wish, admit, admit_to
 from agentkernel.policy.config import Config
 from agentkernel.policy.layers import load
 
@@ -51,8 +51,6 @@ def test_a_microvm_is_made_by_the_strongest_monitor_that_works() -> None:
         Backend.MICROVM, Vmm.QEMU, Isolation.VM_EMULATED
     )
     assert admit(Wish("base"), KVM, Config()).vmm is Vmm.FIRECRACKER
-    assert strongest_microvm(KVM, Config()) is Vmm.FIRECRACKER
-    assert strongest_microvm({}, Config()) is None
 
 
 def test_a_pinned_monitor_is_used_or_refused() -> None:
