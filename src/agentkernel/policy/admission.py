@@ -155,10 +155,10 @@ def _refuse_what_is_not_yet(wish: Wish, config: Config) -> None:
             raise Unsupported(what, hint=f"For {name}, {rule}; look into the request and the configuration.")
 
 
-def strength(choice: Choice, verdict: Readiness) -> tuple[int, int]:
-    """Sorts drivers, strongest first."""
+def strength(choice: Choice, verdict: Readiness | None) -> tuple[int, int]:
+    """Sorts drivers, strongest first; what nobody has tried last."""
     tiers = list(Isolation)
-    tier = verdict.isolation
+    tier = verdict.isolation if verdict else None
     return (tiers.index(tier) if tier else len(tiers), _VMM_ORDER.index(choice[1]) if choice[1] else len(_VMM_ORDER))
 
 
