@@ -16,18 +16,24 @@ def resolve(user: str, passwd: bytes, group: bytes) -> str:
         Unfit: nobody there is called so.
     """
     name, colon, its_group = user.partition(":")
-    uid = name if not name or name.isdecimal() else _number_of(name, passwd, user)
+    uid = _number(name, passwd, user) if name else "0"
     if not colon:
-        return "0" if uid == "0" else name
-    gid = its_group if its_group.isdecimal() else _number_of(its_group, group, user)
-    return f"{uid or 0}:{gid}"
+        return name if name != "root" or _find(name, passwd) else uid
+    return f"{uid}:{_number(its_group, group, user)}"
 
 
-def _number_of(name: str, database: bytes, user: str) -> str:
+def _number(name: str, database: bytes, user: str) -> str:
+    if name.isdecimal():
+        return name
+    number = _find(name, database) or ("0" if name == "root" else None)
+    if number is None:
+        raise Unfit(f"it is to run as {user[:60]!a}, and has nobody called {name[:60]!a}")
+    return number
+
+
+def _find(name: str, database: bytes) -> str | None:
     for line in database.decode(errors="replace").splitlines():
         fields = line.split(":")
         if len(fields) > 2 and fields[0] == name and fields[2].isdecimal():
             return fields[2]
-    if name == "root":
-        return "0"
-    raise Unfit(f"it is to run as {user[:60]!a}, and has nobody called {name[:60]!a}")
+    return None
