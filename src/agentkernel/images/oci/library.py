@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import anyio.to_thread
 
 from agentkernel.images import namespace, tools
 from agentkernel.images.manifest import disk_bytes
-from agentkernel.images.oci import local, reference, unpacking
+from agentkernel.images.oci import builder, local, reference, unpacking
 from agentkernel.images.oci.documents import Descriptor, ImageConfig
 from agentkernel.images.oci.local import LayerAt, Place
 from agentkernel.images.oci.names import Names
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 LAYERS_CAP_BYTES = 8 << 30
 """Of layers kept for images that share them, and for the next version of an image."""
 LAYER = "layer"
+BUILDS = "builds"
+_NOWHERE = "unknown.invalid"
+"""A registry for names that are only looked at (RFC 6761)."""
 REGISTRY_VARIABLE = "AGENTKERNEL_IMAGES_REGISTRY"
 
 Program = Callable[[str], Awaitable[Sequence[str]]]
@@ -91,6 +96,25 @@ class Library:
             return image.layers
 
         return await self._made(name, image.digest, image.config, layers, progress)
+
+    async def built(self, context: Path, name: str, progress: Progress) -> ImageFacts:
+        """What a folder's Dockerfile makes, to be known by that name; it takes the place of an earlier one.
+
+        Raises:
+            Refused: it does not build, or the name is none, or one of a file.
+            Unsupported: this host has no builder.
+        """
+        if not isinstance(reference.parse(name, _NOWHERE), Remote):
+            raise Refused(f"{name} names a file", hint="give the image a name such as mine or mine:2")
+        self._shelf.prepare()
+        (self._shelf.data / BUILDS).mkdir(exist_ok=True, mode=0o700)
+        work = Path(await anyio.to_thread.run_sync(tempfile.mkdtemp, "", "", self._shelf.data / BUILDS))
+        try:
+            archive = await builder.build(context, work, partial(progress, f"image {name}"))
+            return await self.take(archive, name, progress)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await namespace.remove(work)
 
     async def _pull(self, remote: Remote, name: str, progress: Progress) -> ImageFacts:
         from agentkernel.images.oci import registry  # noqa: PLC0415  a client for HTTP takes a tenth of a second
@@ -175,11 +199,15 @@ class Library:
                 found.append(Pulled(named.name, named.image, image.manifest.size_bytes, image.manifest.created))
         return found
 
+    def has(self, name: str) -> bool:
+        """Whether that name is known."""
+        return self._names.get(name) is not None
+
     def in_use(self) -> set[str]:
         """Images that a name leads to. An archive that is gone leads nowhere; its name is forgotten."""
         for named in self._names.all():
             with contextlib.suppress(Refused):
-                found = reference.parse(named.name, "unknown.invalid")
+                found = reference.parse(named.name, _NOWHERE)
                 if isinstance(found, Local) and not Path(found.path).exists():
                     self._names.forget(named.name)
         return {str(named.image) for named in self._names.all()}
