@@ -1,11 +1,15 @@
 #!/bin/sh
-# What the tests need of the system beyond `make run`: a C compiler with its sanitizers, and user emulation for the other architecture.
+# What the tests need of the system beyond `make run`: a C compiler with its sanitizers, user emulation for the other architecture, and a
+# registry, a builder and a static shell for images.
 # Installs what is missing where it may (apt, as root), else says what to install.
 set -eu
 missing=
 have_sanitizers() { echo 'int main(void){return 0;}' | gcc -fsanitize=address,undefined -x c -o /dev/null - 2>/dev/null; }
 have_sanitizers || missing="$missing gcc libc6-dev"
 command -v qemu-aarch64-static >/dev/null 2>&1 || command -v qemu-aarch64 >/dev/null 2>&1 || missing="$missing qemu-user-static"
+for need in docker-registry:docker-registry buildah:buildah busybox:busybox-static; do
+    command -v "${need%%:*}" >/dev/null 2>&1 || missing="$missing ${need#*:}"
+done
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "installing for the tests:$missing" >&2

@@ -179,6 +179,17 @@ class Podman:
 
 
 @dataclass(frozen=True, slots=True)
+class Images:
+    """`[images]`"""
+
+    registry: str = key(
+        "",
+        "Registry of images whose name says none, for microVMs: `HOST[:PORT][/NAMESPACE]`; empty: refuse such names.",
+        pattern=r"[A-Za-z0-9.\[\]:-]+(?:/[a-z0-9._/-]+)?",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """`[pool]`"""
 
@@ -225,6 +236,7 @@ class Config:
     microvm: Microvm = field(default_factory=Microvm)
     docker: Docker = field(default_factory=Docker)
     podman: Podman = field(default_factory=Podman)
+    images: Images = field(default_factory=Images)
     pool: Pool = field(default_factory=Pool)
     daemon: Daemon = field(default_factory=Daemon)
 

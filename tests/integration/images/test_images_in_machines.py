@@ -20,7 +20,7 @@ from agentkernel.model.spec import BootSpec, ImageFacts
 pytestmark = [pytest.mark.vm, pytest.mark.anyio]
 
 TOP = Path(__file__).parents[3]
-PASSWD = b"root:x:0:0:root:/root:/bin/sh\napp:x:1234:1235:an app:/home/app:/bin/sh\n"
+PASSWD = b"root:x:0:0:root:/root:/bin/sh\napp:x:1234:1235:an app:/srv/app:/bin/sh\n"
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +104,15 @@ def alpine_like() -> Image:
     )
     above = tar(
         member("etc/.wh.secret"),
-        member("home/app/", uid=1234, gid=1235),
-        member("home/app/mine", b"mine", uid=1234, gid=1235, mode=0o600),
-        hard_link("home/app/again", "home/app/mine"),
+        member("srv/app/", uid=1234, gid=1235),
+        member("srv/app/mine", b"mine", uid=1234, gid=1235, mode=0o600),
+        hard_link("srv/app/again", "srv/app/mine"),
         member("bin/as-root", busybox().read_bytes()[:100], mode=0o4755),
     )
     start = {
         "User": "app",
         "Env": ["PATH=/bin", "COLOUR=blue sky"],
-        "WorkingDir": "/home/app/work",
+        "WorkingDir": "/srv/app/work",
         "Entrypoint": ["/bin/sh", "-c"],
         "Cmd": ["id; pwd; echo $COLOUR"],
     }
@@ -128,10 +128,10 @@ async def test_an_alpine_like_image_of_a_registry_runs_as_it_says(driver, store,
         assert said.code == 0, said.stderr
         assert said.text.splitlines() == [
             "uid=1234(app) gid=1235(app) groups=77(extra),1235(app)",
-            "/home/app/work",
+            "/srv/app/work",
             "blue sky",
         ]
-        files = await as_it_says(machine.guest, facts, "ls -ln /home/app /bin/as-root; cat ../again; ls /etc/secret")
+        files = await as_it_says(machine.guest, facts, "ls -ln /srv/app /bin/as-root; cat ../again; ls /etc/secret")
         assert "of the first layer" not in files.text
         assert b"/etc/secret: No such file" in files.stderr
         assert "-rw-------    2 1234     1235" in files.text

@@ -150,6 +150,39 @@ def test_a_hard_link_cannot_make_a_file_of_the_host_writable(tmp_path):
     assert victim.read_text() == "untouched"
 
 
+def test_the_unpacker_has_given_up_what_it_does_not_need(tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "proc").mkdir(parents=True)
+    probe = f"""
+import ctypes, os, sys
+from agentkernel.images.oci.unpack import confine
+libc = ctypes.CDLL(None, use_errno=True)
+status = os.open("/proc/self/status", os.O_RDONLY)
+before = os.listdir("/")
+confine({str(tree)!r})
+for line in os.read(status, 1 << 16).decode().splitlines():
+    if line.split(":")[0] in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"):
+        print(*line.split())
+print("before", "etc" in before, "after", os.listdir("/"))
+for call in (lambda: os.chroot("/proc"), lambda: os.mknod("/x", 0o20600, os.makedev(1, 3))):
+    try:
+        call()
+        print("could")
+    except PermissionError:
+        print("could not")
+print("mount", libc.mount(b"none", b"/proc", b"tmpfs", 0, None), "up", os.path.exists("/../../etc"))
+"""
+    (tmp_path / "probe.py").write_text(probe)
+    program = [sys.executable, "-P", tmp_path / "probe.py"]
+    lines = plainly([*namespace.entry(), "sh", namespace.script(), "run", *program])
+    kept = f"{sum(1 << number for number in (0, 1, 3, 4, 31)):016x}"
+    said = dict(line.split(": ", 1) for line in lines[:6])
+    assert said["CapPrm"] == said["CapEff"] == said["CapBnd"] == kept
+    assert said["CapInh"] == said["CapAmb"] == "0" * 16
+    assert said["NoNewPrivs"] == "1"
+    assert lines[6:] == ["before True after ['proc']", "could not", "could not", "mount -1 up False"]
+
+
 @pytest.mark.parametrize(
     ("layers", "why"),
     [
