@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tests.support.layers import hard_link, member, symlink, tar
 
-NAMES = ("a", "b", "c")
 LINKS_MOST = 40
 ALREADY_THERE = {"proc", "sys", "dev", "tmp", "run", "etc", "root", "home", "workspace", "scratch"}
 """What a finished tree has beside what its layers made; the model's names are others."""
@@ -27,13 +26,21 @@ class Step:
 
 
 def steps() -> st.SearchStrategy[list[Step]]:
-    """One layer; entries whose names repeat are left out, as layers with them are refused."""
-    path = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
-    target = st.lists(st.sampled_from((*NAMES, "..")), min_size=1, max_size=4).map("/".join)
+    """One layer; entries whose names repeat are left out, as such layers are refused. Names mostly mean one kind of
+    thing, so that most layers can be applied, and sometimes another, so that kinds replace each other."""
+
+    def paths(usual: str) -> st.SearchStrategy[str]:
+        parents = st.lists(st.sampled_from("abl"), max_size=2)
+        return st.builds(lambda above, last: "/".join((*above, last)), parents, st.sampled_from(usual * 8 + "ablxy"))
+
+    target = st.lists(st.sampled_from(("a", "b", "a", "b", "l", "x", "..")), min_size=1, max_size=3).map("/".join)
     step = st.one_of(
-        st.builds(Step, st.sampled_from(["file", "dir", "whiteout", "opaque"]), path, path),
-        st.builds(Step, st.just("symlink"), path, st.one_of(target, target.map(lambda to: "/" + to))),
-        st.builds(Step, st.just("hard link"), path, path),
+        st.builds(Step, st.just("file"), paths("xy"), paths("xy")),
+        st.builds(Step, st.just("dir"), paths("ab")),
+        st.builds(Step, st.just("whiteout"), paths("abxy")),
+        st.builds(Step, st.just("opaque"), paths("abl")),
+        st.builds(Step, st.just("symlink"), paths("l"), st.one_of(target, target.map(lambda to: "/" + to))),
+        st.builds(Step, st.just("hard link"), paths("xy"), paths("xy")),
     )
     return st.lists(step, max_size=6, unique_by=lambda each: (each.kind in ("whiteout", "opaque"), each.path))
 

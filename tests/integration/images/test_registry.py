@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import stat
+import tarfile
 from pathlib import Path
 
 import anyio
@@ -20,7 +23,7 @@ from tests.support.registries import (
     write_login,
 )
 
-from agentkernel.images.oci import reference, registry
+from agentkernel.images.oci import library, reference, registry
 from agentkernel.images.store import Store
 from agentkernel.model.errors import Busy, Denied, NotFound, Refused
 
@@ -395,3 +398,30 @@ async def test_the_default_registry_is_what_the_configuration_says(environ, open
     configuration.write_text(f'[images]\nregistry = "{open_registry.host}/library"\n')
     assert await pull(environ, "short:1")
     assert await pull({**environ, "AGENTKERNEL_IMAGES_REGISTRY": open_registry.host}, "library/short:1")
+
+
+async def test_layers_that_were_not_used_for_long_go_when_there_are_too_many(environ, open_registry, monkeypatch):
+    one = await push(open_registry, "evicted", "1", image("one"))
+    two = await push(open_registry, "evicted", "2", image("two"))
+    monkeypatch.setattr(library, "LAYERS_CAP_BYTES", 0)
+    await pull(environ, one)
+    assert len([each for each in left(environ) if each.startswith("layers")]) == 1  # somebody may be about to unpack it
+    monkeypatch.setattr(library, "LAYER_IN_USE_S", -60)
+    await pull(environ, two)
+    assert not [each for each in left(environ) if each.startswith("layers")]
+
+
+async def test_a_pulled_image_is_a_tar_stream_for_an_engine(environ, tmp_path):
+    layer = tar(
+        member("bin/su", b"su", mode=0o4755), member("srv/x", b"x", uid=70_000, gid=5), member("bad\nname", mode=0o4777)
+    )
+    facts = await pull(environ, write_docker_archive(Image([layer]), tmp_path / "x.tar"))
+    content = bytearray()
+    async with Store(environ).archive(facts.digest) as chunks:
+        async for chunk in chunks:
+            content += chunk
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        assert stat.S_IMODE(archive.getmember("./bin/su").mode) == 0o4755
+        assert (archive.getmember("./srv/x").uid, archive.getmember("./srv/x").gid) == (70_000, 5)
+        assert stat.S_IMODE(archive.getmember("./bad\nname").mode) == 0o777  # no line of `modes` can hold its name
+        assert archive.getmember("./tmp").mode == 0o1777

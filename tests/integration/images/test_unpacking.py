@@ -273,7 +273,7 @@ def test_a_user_with_subordinate_ids_unpacks_what_they_reach_and_is_told_what_no
     assert "'far' belongs to 3000000:0, beyond this user's subordinate ids" in why
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(steps(), min_size=1, max_size=4))
 def test_any_layers_become_the_tree_that_a_simple_model_has(tmp_path_factory, layers: list[list[Step]]):
     folder = tmp_path_factory.mktemp("model")

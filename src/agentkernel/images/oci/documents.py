@@ -135,14 +135,17 @@ def manifest_or_index(content: bytes) -> Manifest | Index:
     _check(manifest.config, CONFIG_BYTES_MOST)
     if manifest.config.media_type and manifest.config.media_type not in CONFIGS:
         raise Unsupported(
-            f"this is no image but an artefact of type {manifest.config.media_type[:80]}", hint="name a container image"
+            f"this is no image but an artefact of type {_plain(manifest.config.media_type)}",
+            hint="name a container image",
         )
     if len(manifest.layers) > LAYERS_MOST:
         raise Refused(f"the image has {len(manifest.layers)} layers", hint=f"at most {LAYERS_MOST} are taken")
     for layer in manifest.layers:
         _check(layer, LAYER_BYTES_MOST)
         if layer.media_type and not _LAYER.fullmatch(layer.media_type):
-            raise Unsupported(f"the image has a layer of type {layer.media_type[:80]}", hint="layers are tar archives")
+            raise Unsupported(
+                f"the image has a layer of type {_plain(layer.media_type)}", hint="layers are tar archives"
+            )
     return manifest
 
 
@@ -155,7 +158,7 @@ def choose(index: Index, machine: str, *, tag: str = "") -> Descriptor:
     offered = [each for each in index.manifests if not tag or each.tag == tag]
     if not offered:
         tags = sorted({each.tag for each in index.manifests if each.tag})
-        raise Refused(f"there is no image with the tag {tag}", hint=f"there are: {', '.join(tags[:20]) or 'none'}")
+        raise Refused(f"there is no image with the tag {tag}", hint=f"there are: {_plain(', '.join(tags)) or 'none'}")
     architecture = ARCHITECTURES.get(machine, machine)
     fitting = [each for each in offered if each.platform and _fits(each.platform, architecture)]
     if fitting:
@@ -164,7 +167,7 @@ def choose(index: Index, machine: str, *, tag: str = "") -> Descriptor:
     if len(unsaid) == 1:
         return unsaid[0]
     if unsaid:
-        names = ", ".join(sorted({each.tag or "without a tag" for each in unsaid})[:20])
+        names = _plain(", ".join(sorted({each.tag or "without a tag" for each in unsaid})))
         raise Refused(f"there are {len(unsaid)} images here: {names}", hint="add the tag of one to the name")
     there = sorted({str(each.platform) for each in offered if each.platform and each.platform.os != "unknown"})
     raise _wrong_platform(", ".join(there), architecture)
@@ -210,9 +213,14 @@ def _fits(platform: Platform, architecture: str) -> bool:
 
 def _wrong_platform(there: str, architecture: str) -> Refused:
     return Refused(
-        f"the image is for {there or 'no platform'}, not for linux/{architecture}",
+        f"the image is for {_plain(there) or 'no platform'}, not for linux/{architecture}",
         hint="name an image that was built for this host's processor",
     )
+
+
+def _plain(text: str) -> str:
+    """What an image says, for a message: short, and nothing that a terminal obeys."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text[:200])
 
 
 def _variable(text: str) -> tuple[str, str]:

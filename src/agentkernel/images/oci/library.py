@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 LAYERS_CAP_BYTES = 8 << 30
 """Of layers kept for images that share them, and for the next version of an image."""
+LAYER_IN_USE_S = 3600
 LAYER = "layer"
 BUILDS = "builds"
 _NOWHERE = "unknown.invalid"
@@ -227,13 +229,13 @@ class Library:
         return await self._shelf.remove("images", image)
 
     async def _evict_layers(self) -> None:
-        """Those that were not used for longest, when all of them take more than the cap."""
-        folders = [layer.folder for layer in self._shelf.all("layers")]
-        folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        """Those that were not used for longest, when all of them take more than the cap; not those that somebody may be
+        about to unpack."""
+        used = {layer.folder: layer.folder.stat().st_mtime for layer in self._shelf.all("layers")}
         taken = 0
-        for folder in folders:
+        for folder in sorted(used, key=lambda folder: used[folder], reverse=True):
             taken += disk_bytes(folder)
-            if taken > LAYERS_CAP_BYTES:
+            if taken > LAYERS_CAP_BYTES and used[folder] < time.time() - LAYER_IN_USE_S:
                 await self._shelf.remove("layers", folder.name)
 
 

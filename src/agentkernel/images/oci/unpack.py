@@ -345,7 +345,7 @@ class Root:
                 continue
             with self._parent(path, make=True) as (parent, name):
                 if _look(parent, name) is not None:
-                    raise Unfit(f"/{path.decode(errors='replace')} is no directory in it")
+                    raise Unfit(f"{shown(b'/' + path)} is no directory in it")
                 os.mkdir(name, mode, dir_fd=parent)
                 os.chown(name, owner, owner, dir_fd=parent)
         for path, mtime_ns in self._times.items():

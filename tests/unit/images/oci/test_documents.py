@@ -108,6 +108,21 @@ def test_a_token_is_read():
             token_of(bad)
 
 
+def test_nothing_that_a_terminal_obeys_gets_into_a_message():
+    hostile = Image([tar()], architecture="x\x1b[2J\n" + "y" * 500)
+    for read in (
+        lambda: image_config(hostile.config, "x86_64"),
+        lambda: choose(manifest_or_index(index(hostile)), "x86_64"),
+        lambda: manifest_or_index(changed(layers=[{**LAYERS[0], "mediaType": "a\x1b[2J"}])),
+        lambda: manifest_or_index(changed(layers=[{**LAYERS[0], "digest": "a\x1b[2J"}])),
+        lambda: manifest_or_index(changed(config=descriptor(b"", "a\x1b[2J"))),
+    ):
+        with pytest.raises(Refused) as caught:
+            read()
+        assert caught.value.message.isprintable()
+        assert len(caught.value.message) < 400
+
+
 def spoiled(good):
     """A document with three bytes of it replaced by others."""
     place = st.tuples(st.integers(0, len(good)), st.binary(max_size=8))
