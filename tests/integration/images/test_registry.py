@@ -7,9 +7,11 @@ import json
 import os
 import stat
 import tarfile
+import threading
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 from tests.support.layers import Image, member, sha256, tar, write_docker_archive, write_layout, write_oci_archive
 from tests.support.registries import (
@@ -425,3 +427,24 @@ async def test_a_pulled_image_is_a_tar_stream_for_an_engine(environ, tmp_path):
         assert (archive.getmember("./srv/x").uid, archive.getmember("./srv/x").gid) == (70_000, 5)
         assert stat.S_IMODE(archive.getmember("./bad\nname").mode) == 0o777  # no line of `modes` can hold its name
         assert archive.getmember("./tmp").mode == 0o1777
+
+
+async def test_a_pull_that_is_given_up_leaves_nothing_and_the_next_one_works(environ, open_registry: Registry):
+    await push(open_registry, "given-up", "1", Image([tar(member("big", os.urandom(1 << 20)))]))
+    asked_for_layer, go_on = threading.Event(), threading.Event()
+
+    def stalling(asked: Asked, real) -> Answer:
+        answer = real()
+        if len(answer.content) > 1 << 20 and not go_on.is_set():
+            asked_for_layer.set()
+            go_on.wait(30)
+        return answer
+
+    with front(open_registry, stalling) as before:
+        async with anyio.create_task_group() as group:
+            group.start_soon(pull, environ, f"{before.host}/given-up:1")
+            await anyio.to_thread.run_sync(asked_for_layer.wait)
+            group.cancel_scope.cancel()
+        assert left(environ) == []
+        go_on.set()
+        assert await pull(environ, f"{before.host}/given-up:1")

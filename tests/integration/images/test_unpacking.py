@@ -220,6 +220,16 @@ def test_a_bomb_is_refused_before_anything_of_it_is_written(tmp_path, how):
     assert list((tmp_path / "tree").iterdir()) == []
 
 
+def test_a_full_disk_is_told_from_a_fault_of_the_image(tmp_path):
+    def on_a_small_disk(command) -> list[str]:
+        at = command.index(sys.executable)
+        mount = ["sh", "-c", 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"', str(tmp_path / "tree")]
+        return plainly([*command[:at], *mount, *command[at:]])
+
+    _, said = unpacked(tmp_path, [tar(member("a", b"x")), tar(member("b", b"x" * (3 << 20)))], run=on_a_small_disk)
+    assert said == {"full": "layer 2 of 2"}
+
+
 def test_a_bomb_behind_the_archives_end_is_refused(tmp_path):
     why = refused(tmp_path, tar(member("a")) + bytes(64 << 20), how="gzip", limits=Limits(1 << 20, 10))
     assert "behind its end" in why
