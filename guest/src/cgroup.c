@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
@@ -16,6 +17,8 @@
 #define TOP "/sys/fs/cgroup"
 #define ALL TOP "/agentkernel"
 #define PATH_BYTES 96u
+
+static uint32_t ourselves; /* how many of those that count are no command's */
 
 static void name_of(char path[PATH_BYTES], uint64_t number, const char *file)
 {
@@ -58,10 +61,18 @@ bool cgroup_prepare(void)
     return error == 0;
 }
 
+bool cgroup_prepare_limit(void)
+{
+    if (mount("cgroup", TOP, "cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, "pids") != 0 || mkdir(ALL, 0755) != 0)
+        return false;
+    ourselves = 1;
+    return file_store(ALL "/cgroup.procs", "0") == 0;
+}
+
 int cgroup_limit_processes(uint32_t most)
 {
     char text[16] = "max";
-    return file_store(ALL "/pids.max", most > 0 ? decimal(text, most) : text);
+    return file_store(ALL "/pids.max", most > 0 ? decimal(text, most + ourselves) : text);
 }
 
 static bool read_number(const char *path, uint32_t *value)
@@ -78,14 +89,15 @@ static bool read_number(const char *path, uint32_t *value)
 uint32_t cgroup_processes(void)
 {
     uint32_t count = 0;
-    read_number(ALL "/pids.current", &count);
+    if (read_number(ALL "/pids.current", &count) && count >= ourselves)
+        count -= ourselves;
     return count;
 }
 
 bool cgroup_is_full(void)
 {
     uint32_t most;
-    return read_number(ALL "/pids.max", &most) && cgroup_processes() >= most;
+    return read_number(ALL "/pids.max", &most) && cgroup_processes() + ourselves >= most;
 }
 
 int cgroup_make(uint64_t number)

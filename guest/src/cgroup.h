@@ -7,6 +7,10 @@
 
 /* Mounts nothing: /sys/fs/cgroup must be there. False when it is not usable. */
 bool cgroup_prepare(void);
+/* In gVisor: one group for all, which we are in and commands are born in. Its kernel has version 1 only, and does not count what is further
+ * below. It charges a fork to any one of its hierarchies, so that a fork at the limit fails now and then, not always: what is certain is
+ * that we start nothing more. Source: gVisor, pkg/sentry/kernel/task_cgroup.go, chargeLocked. */
+bool cgroup_prepare_limit(void);
 /* 0 for no limit. Returns 0 or an errno. */
 int cgroup_limit_processes(uint32_t most);
 /* Moving into a cgroup is not stopped by its pids.max, only forking is: so whoever adds a command asks first. */

@@ -79,7 +79,7 @@ static void welcome(const struct identity *done)
     const struct feature features[] = {
         {"exec", true},          {"stdin", true},           {"signal", true},         {"user-root", place.root},
         {"files", true},         {"tar-in", true},          {"pty", false},           {"tar-out", false},
-        {"stream", false},       {"cgroup", place.cgroup},  {"mount", place.machine}, {"clock", done->clock},
+        {"stream", false},       {"cgroup", place.cgroup},  {"mount", place.mounts},  {"clock", done->clock},
         {"hostname", done->hostname},
     };
     size_t count = sizeof features / sizeof *features;
@@ -111,7 +111,7 @@ static bool greet(const struct frame *frame)
         return true;
     }
     struct identity done = identity_take(&hello);
-    if (place.cgroup && cgroup_limit_processes(hello.pids) != 0)
+    if ((place.cgroup || place.limited) && cgroup_limit_processes(hello.pids) != 0)
         say("agent: the limit of processes could not be set");
     session.greeted = true;
     welcome(&done);
@@ -164,7 +164,7 @@ static bool mount_disk(const struct frame *frame)
     uint8_t bytes[DISK_WHAT_BYTES + 8];
     if (!mount_decode(&request, frame->payload, frame->length))
         return false;
-    int error = place.machine ? disk_mount(&request, what) : ENOTSUP;
+    int error = place.mounts ? disk_mount(&request, what) : ENOTSUP;
     free(request.pairs);
     if (error == 0)
         what[0] = 0;

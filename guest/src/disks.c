@@ -15,12 +15,14 @@
 
 #define DISKS_MOST 8
 #define SERIAL_BYTES 64
+#define DISK_PLACE_BYTES 96
+#define MOUNTED_DIRECTORY "/.agentkernel/disks"
 /* Only root may pass: what is bound from here is all that commands see of a disk. */
 #define DISKS_DIRECTORY "/run/agentkernel-disks"
 
 struct disk {
     char serial[SERIAL_BYTES];
-    char place[48];
+    char place[DISK_PLACE_BYTES];
 };
 
 static struct disk disks[DISKS_MOST];
@@ -62,6 +64,14 @@ static struct disk *known(const char *serial)
     return NULL;
 }
 
+/* In gVisor there are no devices: what starts a sandbox has mounted its disks before us. */
+static bool find_mounted(const char *serial, char place[DISK_PLACE_BYTES])
+{
+    struct stat st;
+    snprintf(place, DISK_PLACE_BYTES, MOUNTED_DIRECTORY "/%.64s", serial);
+    return !strchr(serial, '/') && serial[0] != '.' && lstat(place, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 /* The device is mounted once, however often it is asked for. */
 static int attach(const struct mount_request *request, struct disk **disk, char what[DISK_WHAT_BYTES])
 {
@@ -71,9 +81,17 @@ static int attach(const struct mount_request *request, struct disk **disk, char 
         return 0;
     if (disk_count == DISKS_MOST)
         return fail(what, ENOSPC, "device", request->serial);
-    if (strlen(request->serial) >= SERIAL_BYTES || request->serial[0] == 0 || !find_device(request->serial, device))
+    if (strlen(request->serial) >= SERIAL_BYTES || request->serial[0] == 0)
         return fail(what, ENODEV, "device", request->serial);
     struct disk *new = &disks[disk_count];
+    if (!place.machine && find_mounted(request->serial, new->place)) {
+        snprintf(new->serial, sizeof new->serial, "%s", request->serial);
+        disk_count++;
+        *disk = new;
+        return 0;
+    }
+    if (!find_device(request->serial, device))
+        return fail(what, ENODEV, "device", request->serial);
     snprintf(new->serial, sizeof new->serial, "%s", request->serial);
     snprintf(new->place, sizeof new->place, DISKS_DIRECTORY "/%d", disk_count);
     mkdir(DISKS_DIRECTORY, 0700);

@@ -194,6 +194,7 @@ static void end_tree(struct run *run)
         cgroup_kill(run->cgroup);
     } else if (run->keeper > 0) {
         tree_kill_below(run->keeper);
+        kill(run->keeper, SIGCONT); /* its command may have stopped it, and it has to tell the end */
     } else {
         kill(run->pid, SIGSTOP);
         tree_kill_below(run->pid);

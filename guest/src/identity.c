@@ -89,7 +89,13 @@ static bool set_hostname(const char *hostname)
 {
     char line[80];
     size_t length = strlen(hostname);
-    if (length == 0 || length > 64 || !place.pid1 || sethostname(hostname, length) != 0)
+    if (length == 0 || length > 64)
+        return false;
+    /* A container is usually born with the name that it is to have, and may not change it. */
+    bool so_already = gethostname(line, sizeof line) == 0 && strcmp(line, hostname) == 0;
+    if (!place.pid1)
+        return so_already;
+    if (!so_already && sethostname(hostname, length) != 0)
         return false;
     snprintf(line, sizeof line, "%s\n", hostname);
     file_replace("/etc/hostname", line, 0644);
@@ -97,16 +103,20 @@ static bool set_hostname(const char *hostname)
     return true;
 }
 
+/* Without root /etc is not ours to write: an image of ours has a link there to a file in our own directory. */
 static void set_machine_id(const uint8_t *id)
 {
     char line[2 * MACHINE_ID_BYTES + 2];
+    char path[256] = "/etc/machine-id";
     if (!place.pid1)
         return;
+    if (!place.root)
+        snprintf(path, sizeof path, "%s/machine-id", place.run_directory);
     for (size_t i = 0; i < MACHINE_ID_BYTES; i++)
         snprintf(line + 2 * i, 3, "%02x", id[i]);
     line[2 * MACHINE_ID_BYTES] = '\n';
     line[2 * MACHINE_ID_BYTES + 1] = 0;
-    file_replace("/etc/machine-id", line, 0444);
+    file_replace(path, line, 0444);
 }
 
 /* The kernel draws its boot id once, so every clone of a template would show the same. A file with another one is laid over it; written in

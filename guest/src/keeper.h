@@ -8,6 +8,9 @@
 
 #include "spawn.h"
 
+/* What a keeper hears when the agent is gone. Anybody may send it: the keeper looks whether it is so. */
+#define KEEPER_BEREFT SIGHUP
+
 struct ending {
     int status; /* as of wait4 */
     struct rusage usage;

@@ -12,10 +12,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cgroup.h"
 #include "exec.h"
 #include "files.h"
 #include "init.h"
 #include "loop.h"
+#include "paths.h"
 #include "place.h"
 #include "session.h"
 #include "transport.h"
@@ -23,6 +25,10 @@
 #define FLUSH_MS 2000
 /* Descriptors for 512 commands' pipes; a container's own limit may be lower. */
 #define DESCRIPTORS_WANTED 65536u
+
+/* How much more a command offers itself to the kernel when memory runs out, and the most that there is. */
+#define COMMAND_OOM_MORE 500
+#define OOM_MOST 1000
 
 struct place place;
 static bool told_to_end;
@@ -78,6 +84,18 @@ static void raise_descriptor_limit(void)
         return;
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* In a container commands run as our own uid. Not dumpable, they can neither trace us nor open our memory and descriptors; keepers inherit it, and
+ * what is executed is ordinary again. */
+static void guard_ourselves(void)
+{
+    char text[16];
+    size_t length = file_load("/proc/self/oom_score_adj", text, sizeof text - 1);
+    text[length] = 0;
+    long score = strtol(text, NULL, 10) + COMMAND_OOM_MORE;
+    place.command_oom_score = (unsigned)(score > OOM_MOST ? OOM_MOST : score < 0 ? 0 : score);
+    prctl(PR_SET_DUMPABLE, 0);
 }
 
 static bool prepare_transport(int argc, char **argv, int at)
@@ -145,10 +163,14 @@ int main(int argc, char **argv)
     if (!told && !place.pid1)
         return usage();
     umask(0);
+    guard_ourselves();
     if (place.machine)
         init_machine();
     else
         syscall(SYS_close_range, 3u, ~0u, 0u);
+    if (!place.machine && place.pid1 && place.root)
+        place.limited = cgroup_prepare_limit();
+    place.mounts = place.machine || place.limited;
     if (place.run_directory)
         mkdir(place.run_directory, 0755);
     prctl(PR_SET_CHILD_SUBREAPER, 1);

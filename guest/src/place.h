@@ -8,7 +8,10 @@ struct place {
     bool machine; /* PID 1 of a kernel of its own */
     bool pid1; /* of a machine or of a container */
     bool root;
+    bool mounts; /* a kernel of our own, a machine's or gVisor's: what is mounted here stays here */
     bool cgroup; /* commands get cgroups */
+    bool limited; /* a cgroup limits how many processes commands have together; they have none of their own */
+    unsigned command_oom_score; /* so that a container out of memory loses commands before its agent */
     const char *transport;
     const char *run_directory; /* where `generation` is kept; NULL for nowhere */
 };

@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "shield.h"
+
 #define STACK_BYTES (64u * 1024u)
 #define LAST_SIGNAL 64
 
@@ -110,6 +112,18 @@ static void execute(struct spawn *s)
     errno = kept;
 }
 
+/* Longer than any one argument may be (MAX_ARG_STRLEN of linux/binfmts.h): that is E2BIG, for which gVisor says ENAMETOOLONG. */
+static bool holds_long_text(const struct spawn *s)
+{
+    const size_t most = 131072;
+    char *const *lists[] = {s->argv, s->env};
+    for (size_t i = 0; i < 2; i++)
+        for (char *const *at = lists[i]; *at; at++)
+            if (strlen(*at) >= most)
+                return true;
+    return false;
+}
+
 static int child(void *argument)
 {
     struct spawn *s = argument;
@@ -122,6 +136,8 @@ static int child(void *argument)
             fail(s, STEP_FORK);
     }
     place_descriptors(s);
+    if (s->shield && shield_init() != 0)
+        fail(s, STEP_FORK);
     set_limits(s);
     become(s);
     /* As the user, so that a directory that the user may not enter is refused. */
@@ -130,6 +146,8 @@ static int child(void *argument)
     umask(022);
     reset_signals();
     execute(s);
+    if (errno == ENAMETOOLONG && holds_long_text(s))
+        errno = E2BIG;
     fail(s, STEP_PROGRAM);
     return 127;
 }

@@ -23,7 +23,9 @@ struct spawn {
     const char *cwd;
     const struct user *user;
     bool change_user;
+    bool shield; /* PID 1 is not for it to signal */
     bool reset_oom; /* our own oom_score_adj is not for children */
+    unsigned oom_score; /* what a keeper gives to its program */
     int descriptors[3];
     int cgroup; /* open cgroup.procs, or -1 */
     const struct limit *limits;

@@ -65,6 +65,20 @@ static const char *bind_option(struct config *config, const char *source, const 
     return NULL;
 }
 
+static const char *cover_option(struct config *config, const char *source, const char *target) {
+    if (source[0] != '/' || target[0] != '/') return "--cover takes two absolute paths";
+    if (config->cover_count == MAX_COVERS) return "too many --cover";
+    config->covers[config->cover_count++] = (struct bind){source, target};
+    return NULL;
+}
+
+static const char *group_option(struct config *config, const char *text) {
+    if (config->group_count == MAX_GROUPS) return "too many --cgroup-fd";
+    const char *wrong = descriptor(text, &config->groups[config->group_count]);
+    if (wrong == NULL) config->group_count++;
+    return wrong;
+}
+
 static const char *env_option(struct config *config, char *text) {
     const char *equals = strchr(text, '=');
     if (equals == NULL || equals == text) return "--env is NAME=VALUE";
@@ -78,6 +92,11 @@ static const char *pass_option(struct config *config, const char *text) {
     const char *wrong = descriptor(text, &config->passed[config->passed_count]);
     if (wrong == NULL) config->passed_count++;
     return wrong;
+}
+
+static const char *profile_option(struct config *config, const char *text) {
+    config->nesting = strcmp(text, "nesting") == 0;
+    return config->nesting || strcmp(text, "strict") == 0 ? NULL : "--profile is strict or nesting";
 }
 
 static const char *oom_option(struct config *config, const char *text) {
@@ -98,6 +117,9 @@ static const char *option(struct config *config, const char *name, char *value) 
     if (strcmp(name, "--rlimit") == 0) return limit(config, value);
     if (strcmp(name, "--tmp-bytes") == 0) return size_option(value, &config->tmp_bytes);
     if (strcmp(name, "--oom-score-adj") == 0) return oom_option(config, value);
+    if (strcmp(name, "--profile") == 0) return profile_option(config, value);
+    if (strcmp(name, "--cgroup-fd") == 0) return group_option(config, value);
+    if (strcmp(name, "--stdio-fd") == 0) return descriptor(value, &config->stdio_fd);
     if (strcmp(name, "--tree") == 0) {
         config->tree = value;
         return value[0] == '/' ? NULL : "--tree takes an absolute path";
@@ -133,11 +155,12 @@ static const char *is_complete(const struct config *config) {
     if (config->as_root != root) return root ? "root must give --uid and --gid" : "only root may give --uid and --gid";
     if (root && (config->uid == 0 || config->gid == 0)) return "--uid and --gid go together";
     if (config->tree == NULL && config->bind_count == 0) return "neither --tree nor --bind was given";
+    if (config->cover_count > 0 && !config->nesting) return "--cover goes with --profile nesting";
     return remove_is_sound(config);
 }
 
 const char *parse_args(struct config *config, int argc, char **argv) {
-    *config = (struct config){.control_fd = -1, .log_fd = -1, .tmp_bytes = 1UL << 20, .oom_score_adj = 500};
+    *config = (struct config){.control_fd = -1, .log_fd = -1, .stdio_fd = -1, .tmp_bytes = 1UL << 20, .oom_score_adj = 500};
     if (argc < 2) return "usage: agentkernel-sandbox ID --control-fd N [OPTION]... -- PROGRAM [ARG]...";
     config->id = argv[1];
     const char *wrong = NULL; /* the first mistake; reading on finds --control-fd, where it is reported */
@@ -151,6 +174,9 @@ const char *parse_args(struct config *config, int argc, char **argv) {
             config->kvm = true;
         } else if (strcmp(argv[i], "--bind") == 0 && i + 2 < argc) {
             mistake = bind_option(config, argv[i + 1], argv[i + 2]);
+            i += 2;
+        } else if (strcmp(argv[i], "--cover") == 0 && i + 2 < argc) {
+            mistake = cover_option(config, argv[i + 1], argv[i + 2]);
             i += 2;
         } else if (i + 1 < argc) {
             mistake = option(config, argv[i], argv[i + 1]);

@@ -31,10 +31,20 @@ static void name_host(void) {
 
 /* As root the user namespace comes last: mounts and the other namespaces stay owned by the host's root, so that even a program that
  * regained every capability in its own user namespace would have none over them. */
-static void enter_user_namespace(void) {
+static void enter_user_namespace(const struct config *config) {
     if (setgroups(0, NULL) < 0) fail("setgroups", errno);
-    if (unshare(CLONE_NEWUSER) < 0) fail("user namespace", errno);
+    /* Whoever makes mounts of its own needs a namespace to make them in; those of the host's root stay locked in it. */
+    if (unshare(config->nesting ? CLONE_NEWUSER | CLONE_NEWNS : CLONE_NEWUSER) < 0) fail("user namespace", errno);
     ask_for_maps();
+}
+
+/* Before anything is allocated that counts. The supervisor stays outside: it must not stand still with the program. */
+static void enter_groups(const struct config *config) {
+    for (size_t i = 0; i < config->group_count; i++) {
+        if (write(config->groups[i], "0", 1) != 1) fail("cgroup", errno);
+    }
+    /* A namespace of cgroups has the group for its top that its maker is in. */
+    if (unshare(CLONE_NEWCGROUP) < 0) fail("cgroup", errno);
 }
 
 static void redirect(int from, int to) {
@@ -45,8 +55,8 @@ static void connect_streams(const struct config *config) {
     int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (nothing < 0) fail("/dev/null", errno);
     int log = config->log_fd >= 0 ? config->log_fd : nothing;
-    redirect(nothing, STDIN_FILENO);
-    redirect(log, STDOUT_FILENO);
+    redirect(config->stdio_fd >= 0 ? config->stdio_fd : nothing, STDIN_FILENO);
+    redirect(config->stdio_fd >= 0 ? config->stdio_fd : log, STDOUT_FILENO);
     redirect(log, STDERR_FILENO);
 }
 
@@ -66,9 +76,11 @@ noreturn void become_program(struct config *config) {
     reset_signals();
     if (setsid() < 0) fail("setsid", errno);
     if (!config->as_root) ask_for_maps();
+    if (config->group_count > 0) enter_groups(config);
     name_host();
     build_root(config);
-    if (config->as_root) enter_user_namespace();
+    if (config->as_root) enter_user_namespace(config);
+    if (config->nesting) cover_settings(config);
     connect_streams(config);
     keep_descriptors(config);
     apply_limits(config);
@@ -79,7 +91,7 @@ noreturn void become_program(struct config *config) {
     end_if_orphaned();
     /* Until exec nobody of this uid may look into what is still a copy of the supervisor. */
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) fail("dumpable", errno);
-    int error = install_filter();
+    int error = install_filter(config->nesting);
     if (error != 0) fail("seccomp", error);
     (void)execve(config->program[0], config->program, config->env);
     fail("exec", errno);

@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
-enum { MAX_BINDS = 64, MAX_PASSED = 64, MAX_ENV = 64, MAX_LIMITS = 16 };
+enum { MAX_BINDS = 64, MAX_PASSED = 64, MAX_ENV = 64, MAX_LIMITS = 16, MAX_GROUPS = 8, MAX_COVERS = 4 };
 
 struct bind {
     const char *source;
@@ -24,11 +24,15 @@ struct config {
     int control_fd;
     int log_fd; /* -1: /dev/null */
     bool as_root;
-    uid_t uid;
+    uid_t uid; /* on the host */
     gid_t gid;
     const char *tree;
     struct bind binds[MAX_BINDS];
     size_t bind_count;
+    struct bind covers[MAX_COVERS]; /* both inside; only of who nests */
+    size_t cover_count;
+    int groups[MAX_GROUPS]; /* open cgroup.procs */
+    size_t group_count;
     int passed[MAX_PASSED];
     size_t passed_count;
     char *env[MAX_ENV + 1];
@@ -38,6 +42,8 @@ struct config {
     unsigned long tmp_bytes;
     int oom_score_adj;
     bool kvm;
+    bool nesting;  /* the program makes namespaces of its own: runsc */
+    int stdio_fd; /* -1: none; else the program's stdin and stdout */
     const char *remove;
     char **program; /* NULL-terminated; program[0] is a path inside the new root */
 };

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 /* <sys/mount.h> has these too; values are ABI. */
+#define AK_MS_EMPTY 15UL /* read-only, nosuid, nodev, noexec */
+#define AK_MS_BIND 4096UL
 #define AK_MS_REC 16384UL
 #define AK_MS_PRIVATE (1UL << 18)
 #define AK_MNT_DETACH 2

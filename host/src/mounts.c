@@ -62,8 +62,9 @@ static void make_root(void) {
 static void mount_tmp(const struct config *config) {
     int context = file_system("tmpfs", "tmp");
     set(context, "mode", "0700", "tmp");
-    set_number(context, "uid", config->uid, "tmp");
-    set_number(context, "gid", config->gid, "tmp");
+    bool mapped = config->nesting && !config->as_root; /* then we are in the namespace where that user is called 0 */
+    set_number(context, "uid", mapped ? 0 : config->uid, "tmp");
+    set_number(context, "gid", mapped ? 0 : config->gid, "tmp");
     set_number(context, "size", config->tmp_bytes, "tmp");
     set(context, "nr_inodes", "1024", "tmp");
     int mount = make_mount(context, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, "tmp");
@@ -73,11 +74,15 @@ static void mount_tmp(const struct config *config) {
 
 /* Only the directories of processes: no cpuinfo, no sysctl, no kallsyms. Read-only does not hinder /proc/self/fd/N, which opens the
  * file behind it through that file's own mount. */
-static void mount_proc(void) {
+static void mount_proc(const struct config *config) {
     int context = file_system("proc", "proc");
-    set(context, "subset", "pid", "proc");
-    set(context, "hidepid", "invisible", "proc");
-    int mount = make_mount(context, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, "proc");
+    if (!config->nesting) { /* who mounts a /proc of its own must see all of one (mount_namespaces(7), restrictions) */
+        set(context, "subset", "pid", "proc");
+        set(context, "hidepid", "invisible", "proc");
+    }
+    /* Maps of ids are written there. What the host's root owns stays closed to this uid all the same. */
+    unsigned int read_only = config->nesting ? 0 : MOUNT_ATTR_RDONLY;
+    int mount = make_mount(context, read_only | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, "proc");
     attach(mount, root_fd, "proc", "proc");
     (void)close(mount);
 }
@@ -225,8 +230,17 @@ void build_root(const struct config *config) {
     bring_binds(config);
     bring_devices(config);
     mount_tmp(config);
-    mount_proc();
+    mount_proc(config);
     set_attributes(root_fd, 0, MOUNT_ATTR_RDONLY, "root");
     leave_old_root();
     (void)close(root_fd);
+}
+
+void cover_settings(const struct config *config) {
+    if (syscall(SYS_mount, "none", "/proc/sys/net", "tmpfs", AK_MS_EMPTY, "size=4k") < 0)
+        fail("/proc/sys/net", errno);
+    for (size_t i = 0; i < config->cover_count; i++) {
+        const struct bind *cover = &config->covers[i];
+        if (syscall(SYS_mount, cover->source, cover->target, NULL, AK_MS_BIND, NULL) < 0) fail("cover", errno);
+    }
 }

@@ -32,7 +32,24 @@ int keep_capabilities(unsigned long long mask) {
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? errno : 0;
 }
 
+/* What runsc needs for its prisons, and what it passes on to a sentry whose root is to be somebody (runsc applies a container's
+ * capabilities to it). In a user namespace that maps one uid they reach that namespace's own mounts and processes, and nothing of
+ * another; not kept are those that talk to devices, modules, the network, the clock or the log. */
+#define BIT(capability) (1ULL << (capability))
+static const unsigned long long NESTING =
+    BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) | BIT(CAP_FSETID) | BIT(CAP_KILL) | BIT(CAP_SETGID) |
+    BIT(CAP_SETUID) | BIT(CAP_SETPCAP) | BIT(CAP_SETFCAP) | BIT(CAP_IPC_LOCK) | BIT(CAP_IPC_OWNER) | BIT(CAP_MKNOD) |
+    BIT(CAP_NET_BIND_SERVICE) | BIT(CAP_SYS_ADMIN) | BIT(CAP_SYS_CHROOT) | BIT(CAP_SYS_NICE) | BIT(CAP_SYS_PTRACE) | BIT(CAP_SYS_RESOURCE) |
+    BIT(CAP_AUDIT_WRITE) | BIT(CAP_LEASE);
+
 void drop_privileges(const struct config *config) {
+    if (config->nesting) {
+        if (setresgid(0, 0, 0) < 0) fail("setresgid", errno);
+        if (setresuid(0, 0, 0) < 0) fail("setresuid", errno);
+        int kept = keep_capabilities(NESTING);
+        if (kept != 0) fail("capabilities", kept);
+        return;
+    }
     if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
                   SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED | SECBIT_KEEP_CAPS_LOCKED,
               0, 0, 0) < 0)

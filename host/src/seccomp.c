@@ -25,12 +25,17 @@
 /* Numbers of the unified table (asm-generic/unistd.h, the same on every architecture) that old headers lack. */
 enum { NR_QUOTACTL_FD = 443, NR_OPEN_TREE_ATTR = 467, NR_MOUNT_SETATTR = 442, NR_PROCESS_MADVISE = 440, NR_MEMFD_SECRET = 447 };
 
+/* What makes namespaces and their mounts, and what a tracer of its own children needs; for runsc, whose platform is such a tracer. */
+static const unsigned int DENIED_UNLESS_NESTING[] = {
+    SYS_ptrace, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_unshare, SYS_setns, SYS_sethostname,
+};
+
 static const unsigned int DENIED[] = {
     /* other processes */
-    SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev, SYS_kcmp, SYS_pidfd_getfd, NR_PROCESS_MADVISE,
+    SYS_process_vm_readv, SYS_process_vm_writev, SYS_kcmp, SYS_pidfd_getfd, NR_PROCESS_MADVISE,
     /* mounts and namespaces */
-    SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_fspick, SYS_move_mount, SYS_open_tree,
-    NR_MOUNT_SETATTR, NR_OPEN_TREE_ATTR, SYS_unshare, SYS_setns, SYS_swapon, SYS_swapoff, SYS_quotactl, NR_QUOTACTL_FD,
+    SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_fspick, SYS_move_mount, SYS_open_tree,
+    NR_MOUNT_SETATTR, NR_OPEN_TREE_ATTR, SYS_swapon, SYS_swapoff, SYS_quotactl, NR_QUOTACTL_FD,
     /* keyrings */
     SYS_keyctl, SYS_add_key, SYS_request_key,
     /* code and tracing in the kernel */
@@ -43,7 +48,7 @@ static const unsigned int DENIED[] = {
     /* files past all paths */
     SYS_open_by_handle_at, SYS_name_to_handle_at, SYS_fanotify_init, NR_MEMFD_SECRET,
     /* the machine */
-    SYS_reboot, SYS_settimeofday, SYS_clock_settime, SYS_clock_adjtime, SYS_adjtimex, SYS_sethostname, SYS_setdomainname,
+    SYS_reboot, SYS_settimeofday, SYS_clock_settime, SYS_clock_adjtime, SYS_adjtimex, SYS_setdomainname,
     SYS_vhangup,
 #if defined(__x86_64__)
     SYS_iopl, SYS_ioperm, SYS_modify_ldt,
@@ -91,10 +96,11 @@ static void refuse_families(unsigned int number) {
     answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
 }
 
-static void refuse_namespaces(void) {
+static void refuse_namespaces(bool nesting) {
     /* The flags of clone3 lie in memory, which no filter can read; C libraries fall back to clone on ENOSYS. */
     when_equal(SYS_clone3, 1);
     answer(SECCOMP_RET_ERRNO | ENOSYS);
+    if (nesting) return;
     when_equal(SYS_clone, 4);
     load(offsetof(struct seccomp_data, args[0])); /* the flags come first on x86-64 and aarch64 */
     emit(BPF_JMP | BPF_JSET | BPF_K, NAMESPACES, 0, 1);
@@ -102,23 +108,27 @@ static void refuse_namespaces(void) {
     answer(SECCOMP_RET_ALLOW);
 }
 
-size_t build_filter(struct sock_filter *out) {
+size_t build_filter(struct sock_filter *out, bool nesting) {
+    size_t count = sizeof DENIED / sizeof *DENIED;
+    size_t more = nesting ? 0 : sizeof DENIED_UNLESS_NESTING / sizeof *DENIED_UNLESS_NESTING;
     program = out;
     used = 0;
     refuse_foreign_calls();
     refuse_families(SYS_socket);
     refuse_families(SYS_socketpair);
-    refuse_namespaces();
-    size_t count = sizeof DENIED / sizeof *DENIED;
-    for (size_t i = 0; i < count; i++) emit(BPF_JMP | BPF_JEQ | BPF_K, DENIED[i], (uint8_t)(count - i), 0); /* to the EPERM below */
+    refuse_namespaces(nesting);
+    for (size_t i = 0; i < count + more; i++) {
+        unsigned int number = i < count ? DENIED[i] : DENIED_UNLESS_NESTING[i - count];
+        emit(BPF_JMP | BPF_JEQ | BPF_K, number, (uint8_t)(count + more - i), 0); /* to the EPERM below */
+    }
     answer(SECCOMP_RET_ALLOW);
     answer(SECCOMP_RET_ERRNO | EPERM);
     return used;
 }
 
-int install_filter(void) {
+int install_filter(bool nesting) {
     static struct sock_filter filter[FILTER_MOST];
-    _Static_assert(sizeof DENIED / sizeof *DENIED < 200, "jump offsets are 8 bits, and FILTER_MOST must hold it all");
-    struct sock_fprog description = {.len = (unsigned short)build_filter(filter), .filter = filter};
+    _Static_assert(sizeof DENIED / sizeof *DENIED + sizeof DENIED_UNLESS_NESTING / sizeof *DENIED_UNLESS_NESTING < 200, "jump offsets are 8 bits, and FILTER_MOST must hold it all");
+    struct sock_fprog description = {.len = (unsigned short)build_filter(filter, nesting), .filter = filter};
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &description, 0, 0) < 0 ? errno : 0;
 }

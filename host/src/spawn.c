@@ -57,16 +57,16 @@ static bool write_file(pid_t pid, const char *name, const char *content) {
     return written == length;
 }
 
-/* One id each, the same inside as outside: nothing else of the host has a name in there. */
+/* One id each: nothing else of the host has a name in there. The same inside as outside, but 0 for who is to make namespaces. */
 static const char *prepare(const struct config *config, pid_t pid) {
     char map[48];
     char score[16];
     (void)snprintf(score, sizeof score, "%d", config->oom_score_adj);
     if (!write_file(pid, "oom_score_adj", score)) return "oom_score_adj";
     if (!write_file(pid, "setgroups", "deny")) return "setgroups";
-    (void)snprintf(map, sizeof map, "%u %u 1", config->gid, config->gid);
+    (void)snprintf(map, sizeof map, "%u %u 1", config->nesting ? 0 : config->gid, config->gid);
     if (!write_file(pid, "gid_map", map)) return "gid_map";
-    (void)snprintf(map, sizeof map, "%u %u 1", config->uid, config->uid);
+    (void)snprintf(map, sizeof map, "%u %u 1", config->nesting ? 0 : config->uid, config->uid);
     return write_file(pid, "uid_map", map) ? NULL : "uid_map";
 }
 
@@ -122,7 +122,8 @@ bool spawn(struct config *config, struct child *child) {
         report_failure(config, "link", errno);
         return false;
     }
-    child->pid = fork_into(config->as_root ? NAMESPACES : NAMESPACES | CLONE_NEWUSER, &child->pidfd);
+    int flags = config->group_count > 0 ? NAMESPACES & ~CLONE_NEWCGROUP : NAMESPACES; /* the child makes that one itself */
+    child->pid = fork_into(config->as_root ? flags : flags | CLONE_NEWUSER, &child->pidfd);
     if (child->pid < 0) {
         report_failure(config, "namespaces", errno);
         return false;

@@ -181,6 +181,22 @@ def test_dangerous_system_calls_are_refused(world: Any) -> None:
         assert {name for name, call in CALLS.items() if outside[f"call:{call}"] == "EPERM"} == set()
 
 
+NESTING = {"ptrace", "mount", "umount2", "pivot_root", "chroot", "unshare", "setns", "sethostname"}
+
+
+@pytest.mark.skipif(not X86_64, reason="the numbers are those of x86-64")
+def test_who_makes_prisons_of_its_own_gets_the_calls_for_that_and_no_other(world: Any) -> None:
+    """Those with no harmless arguments are left out: in its own namespaces they work."""
+    every = {name: call for name, call in {**CALLS, **CALLS_WITHOUT_CONTROL}.items() if name not in NESTING}
+    actions = (*(f"call:{call}" for call in every.values()), "user namespace", "mount in own namespace", "trace")
+    families = [f"socket:{family}" for family in FAMILIES.values()]
+    said = world.ask(*actions, *families, nesting=True)
+    assert {name for name, call in every.items() if said[f"call:{call}"] != "EPERM"} == set()
+    assert [said[action] for action in actions[-3:]] == ["ok", "ok", "ok"]
+    assert {said[family] for family in families} == {"EAFNOSUPPORT"}
+    assert {world.ask(action)[action] for action in actions[-3:]} == {"EPERM"}, "the control: nobody else does"
+
+
 def test_it_makes_no_namespace_and_mounts_nothing_but_it_can_fork(world: Any) -> None:
     actions = ("user namespace", "mount in own namespace", "trace", "fork", "signals", "call:435,0,0")
     said = world.ask(*actions)

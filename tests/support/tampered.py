@@ -24,6 +24,11 @@ class Tampered:
     store: Store
     root_image: Path | None = None
     initramfs: Path | None = None
+    agent_binary: Path | None = None
+
+    def agent(self, machine: str) -> Path:
+        """The one given, or the store's."""
+        return self.agent_binary or self.store.agent(machine)
 
     async def root(self, image: Digest) -> Path:
         """The one given, or the store's."""

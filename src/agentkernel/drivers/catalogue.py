@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from agentkernel.drivers.contract import Artifacts, Driver
+from agentkernel.drivers.docker import DockerDriver
+from agentkernel.drivers.docker.endpoint import docker_endpoint, podman_endpoint
+from agentkernel.drivers.gvisor import GvisorDriver
+from agentkernel.drivers.gvisor.trial import Trials
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.model.kinds import Backend, Vmm
@@ -36,5 +41,21 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
     """The drivers by what they are known by. Making one does nothing; its probe tells whether it is of use."""
     drivers: list[Driver] = [
         QemuDriver(artifacts, Verdicts(settings.verdicts, settings.trials)),
+        GvisorDriver(artifacts, Trials(settings.verdicts, settings.trials), allow_unlimited=settings.allow_unlimited),
+        DockerDriver(
+            Backend.DOCKER,
+            artifacts,
+            partial(docker_endpoint, settings.docker_host, settings.environ),
+            files=settings.verdicts,
+            runtime=settings.docker_runtime,
+            allow_unlimited=settings.allow_unlimited,
+        ),
+        DockerDriver(
+            Backend.PODMAN,
+            artifacts,
+            partial(podman_endpoint, settings.podman_host, settings.environ),
+            files=settings.verdicts,
+            allow_unlimited=settings.allow_unlimited,
+        ),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}

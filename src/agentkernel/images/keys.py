@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from agentkernel.images import kernel, modules, namespace, rootfs, tools
+from agentkernel.images import gvisor, kernel, modules, namespace, rootfs, tools
 from agentkernel.images.manifest import FileFacts
 from agentkernel.images.recipe import Cookbook, Recipe, digest_of
 from agentkernel.images.shelf import Shelf
@@ -19,6 +19,7 @@ from agentkernel.model.ids import Digest
 
 TOOLS = "_tools"
 KERNEL = "_kernel"
+GVISOR = "_gvisor"
 """Names of generations beside the runtimes'; no runtime can be called so."""
 
 
@@ -68,6 +69,11 @@ class Keys:
         """The private tree of host programs."""
         inputs = {"packages": tools.packages(tools.this_machine()), "sources": self._lines(), "format": 1}
         return Digest(digest_of({**inputs, "generation": self._generation(TOOLS)}))
+
+    def gvisor(self) -> Digest:
+        """The private tree of runsc."""
+        inputs = {"packages": [gvisor.PACKAGE], "sources": self._lines(), "format": 1}
+        return Digest(digest_of({**inputs, "generation": self._generation(GVISOR)}))
 
     def kernel(self) -> Digest:
         """The unpacked kernel and its modules."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from agentkernel.images import disks, kernel, namespace, rootfs, tools
+from agentkernel.images import disks, gvisor, kernel, namespace, rootfs, tools
 from agentkernel.images.kernel import GuestKernel
-from agentkernel.images.keys import KERNEL, TOOLS, Keys
+from agentkernel.images.keys import GVISOR, KERNEL, TOOLS, Keys
 from agentkernel.images.manifest import disk_bytes
 from agentkernel.images.oci.library import Library
 from agentkernel.images.oci.relay import Tell, relayed
@@ -182,15 +182,36 @@ class Store:
         return kernel.agent_binary(machine)
 
     async def tool(self, name: str, progress: Progress | None = None) -> HostTool:
-        """A host program: `qemu`, `mkfs.erofs`, `fsck.erofs`, `mke2fs`, `debugfs`, `lz4`, `zstd`.
+        """A host program: `qemu`, `mkfs.erofs`, `fsck.erofs`, `mke2fs`, `debugfs`, `lz4`, `zstd`,
+        and `runsc`, which is in a tree of its own.
 
         Raises:
             Unsupported: it cannot be had; the hint says what to install.
         """
+        if name == gvisor.PROGRAM:
+            return await self._runsc(progress or self._progress)
         return await self._tool(await self._tool_tree(progress or self._progress), name, tools.this_machine())
 
     async def _command(self, name: str) -> Sequence[str]:
         return (await self.tool(name)).command
+
+    async def _runsc(self, progress: Progress) -> HostTool:
+        if not self._keys.has_archive():
+            return await gvisor.from_system()
+        digest = self._keys.gvisor()
+        if tree := self._shelf.find("tools", digest):
+            return gvisor.from_tree(tree)
+
+        async def build(folder: Path) -> Recorded:
+            apt = self._apt()
+            async with self._archive():
+                await apt.update(progress, "gvisor")
+                closure = await apt.closure([gvisor.PACKAGE], newest=True)
+                debs = await apt.fetch(closure, progress, "gvisor")
+                progress("gvisor", "unpack")
+                return await gvisor.build_tree(folder, debs, closure)
+
+        return gvisor.from_tree(await self._shelf.make("tools", digest, build))
 
     @staticmethod
     async def _tool(tree: Artefact | None, name: str, machine: tools.Machine) -> HostTool:
@@ -339,7 +360,7 @@ class Store:
 
     def refresh_tools(self) -> None:
         """Make the next use of tools and kernel fetch them anew."""
-        self._keys.forget(TOOLS, KERNEL)
+        self._keys.forget(TOOLS, KERNEL, GVISOR)
 
     async def _give_up(self, kind: str, artefact: Artefact) -> int:
         """Remove it, and see to it that what is built next is called something else."""
@@ -367,6 +388,7 @@ class Store:
         # Where there is no archive or no agent, there is none of these.
         for kind, name in (
             ("tools", self._keys.tools),
+            ("tools", self._keys.gvisor),
             ("kernels", self._keys.kernel),
             ("initramfs", self._keys.initramfs),
         ):

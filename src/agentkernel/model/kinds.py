@@ -55,7 +55,8 @@ class Feature(StrEnum):
 
     USER_ROOT: commands run as root, or as any other user, where they ask for it; else all are uid 1000. IMAGES: it runs
     images that are not recipes of ours. OOM_INSIDE: a program that takes all memory is killed, and the sandbox goes on;
-    else the sandbox ends with it.
+    else the sandbox ends with it. PIDS_INSIDE: at its limit of processes a fork fails, and the sandbox goes on; else it
+    may end with whoever goes on forking.
     """
 
     FILES = "files"
@@ -71,3 +72,4 @@ class Feature(StrEnum):
     DISK_LIMIT = "disk-limit"
     IMAGES = "images"
     OOM_INSIDE = "oom-inside"
+    PIDS_INSIDE = "pids-inside"

@@ -169,7 +169,7 @@ def _launch(spec: Confinement, sandbox: SandboxId, stack: ExitStack) -> Confined
         log_fd = _bounded_log(spec.log_bytes)
         stack.callback(os.close, log_fd)
         argv = command_line(spec, sandbox, control_fd=theirs.fileno(), log_fd=log_fd, uid=uid)
-        pid = _spawn(argv, (theirs.fileno(), log_fd, *spec.pass_fds))
+        pid = _spawn(argv, (theirs.fileno(), log_fd, *spec.pass_fds, *spec.group_fds))
     return ConfinedProcess(pid, ours, log_fd, uid=os.geteuid() if uid is None else uid)
 
 

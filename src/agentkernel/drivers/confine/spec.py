@@ -35,6 +35,12 @@ class Confinement:
         pass_fds: descriptors it gets, under the same numbers. They may be closed here once the block is entered.
         env: its whole environment.
         kvm: whether it gets `/dev/kvm`.
+        nesting: it makes namespaces of its own (runsc): it is root of a user namespace that holds no uid but its own,
+            and its filter leaves those calls in.
+        stdio_fd: one of `pass_fds` that is its stdin and stdout; else they are /dev/null and the log.
+        covers: with `nesting`, files inside that are seen in place of others: source, target.
+        group_fds: open `cgroup.procs` that it moves itself into before anything else. They may be closed here once the
+            block is entered.
         uid: as whom it runs where the daemon is root (gid alike); None derives it from the sandbox's id. An ordinary
             user's programs run as that user.
         remove: directory that the supervisor removes when the daemon is gone; the sandbox's id must stand in its path.
@@ -50,6 +56,10 @@ class Confinement:
     pass_fds: tuple[int, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     kvm: bool = False
+    nesting: bool = False
+    stdio_fd: int | None = None
+    covers: tuple[tuple[str, str], ...] = ()
+    group_fds: tuple[int, ...] = ()
     uid: int | None = None
     remove: Path | None = None
     open_files: int = 256
@@ -84,6 +94,14 @@ def _options(spec: Confinement, control_fd: int, log_fd: int, uid: int | None) -
         yield from ("--bind", str(bind.source), bind.target)
     for number in spec.pass_fds:
         yield from ("--pass", str(number))
+    if spec.nesting:
+        yield from ("--profile", "nesting")
+    for source, target in spec.covers:
+        yield from ("--cover", source, target)
+    for number in spec.group_fds:
+        yield from ("--cgroup-fd", str(number))
+    if spec.stdio_fd is not None:
+        yield from ("--stdio-fd", str(spec.stdio_fd))
     for name, value in spec.env.items():
         yield from ("--env", f"{name}={value}")
     yield from ("--rlimit", f"nofile={spec.open_files}", "--rlimit", f"nproc={spec.threads}")

@@ -56,3 +56,20 @@ def test_only_what_the_system_has_is_bound(tmp_path: Path) -> None:
     (tmp_path / "lib").symlink_to("usr")
     (tmp_path / "home").mkdir()
     assert [bind.target for bind in system_binds(tmp_path)] == ["/usr", "/lib"]
+
+
+def test_a_program_that_makes_prisons_says_so_and_where_it_is_held() -> None:
+    spec = Confinement(
+        argv=("/usr/bin/runsc",),
+        tree=Path("/tools"),
+        pass_fds=(9,),
+        nesting=True,
+        stdio_fd=9,
+        covers=(("/bundle/meminfo", "/proc/meminfo"),),
+        group_fds=(11, 12),
+    )
+    options = " ".join(command_line(spec, ID, control_fd=5, log_fd=6, uid=7))
+    wanted = "--profile nesting --cover /bundle/meminfo /proc/meminfo --cgroup-fd 11 --cgroup-fd 12 --stdio-fd 9"
+    assert wanted in options
+    plain = command_line(Confinement(argv=("/bin/vmm",), tree=Path("/tools")), ID, control_fd=5, log_fd=6, uid=7)
+    assert not {"--profile", "--cover", "--cgroup-fd", "--stdio-fd"} & {*plain}

@@ -1,0 +1,183 @@
+"""One sandbox in gVisor: a bundle, a confined runsc, an attached link, a disk in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import anyio.to_thread
+
+from agentkernel.drivers.confine import Bind, ConfinedProcess, Confinement, confined
+from agentkernel.drivers.confine import reap as reap_processes
+from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tool
+from agentkernel.drivers.gvisor import bundle
+from agentkernel.drivers.gvisor.guest import GvisorGuest
+from agentkernel.drivers.gvisor.memory import Held, check, held, threads
+from agentkernel.drivers.gvisor.trial import Trials
+from agentkernel.drivers.limits import Cgroups, find
+from agentkernel.drivers.link import PlainSocket
+from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
+from agentkernel.model.ids import Digest, SandboxId
+from agentkernel.model.kinds import Backend, Feature, Isolation
+from agentkernel.model.readiness import Capabilities, Readiness
+from agentkernel.model.spec import BootSpec
+
+BOOT_DEADLINE_S = 30.0
+"""From spawn to greeting; alone it takes a fifth of a second."""
+BINDS = {"workspace": "/workspace", "scratch": "/scratch"}
+WORDS_KEPT = 600
+STATE_BYTES = 4 << 20
+"""runsc's notes on its one container, and the mount points of the prisons that it builds within ours."""
+OPEN_FILES = 16384
+"""The sentry holds one per open file of the host's, few; and one per thread of the sandbox's, in its platform."""
+FEATURES = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT})
+NO_ROOT = Digest("none")
+"""The image of a sandbox that holds nothing but the agent."""
+
+
+class GvisorDriver(Driver):
+    """Sandboxes by runsc, without an engine.
+
+    Args:
+        artifacts: where runsc, root file systems and the agent come from.
+        trials: whether it works here, remembered between daemons.
+        allow_unlimited: run also where sandboxes cannot be held to memory, processors and processes.
+    """
+
+    backend = Backend.GVISOR
+    vmm = None
+
+    def __init__(self, artifacts: Artifacts, trials: Trials, *, allow_unlimited: bool = False) -> None:
+        self._artifacts = artifacts
+        self._trials = trials
+        self._allow_unlimited = allow_unlimited
+        paused_by_its_group = frozenset() if allow_unlimited else frozenset({Feature.PAUSE})
+        self.capabilities = Capabilities(FEATURES | paused_by_its_group)
+
+    async def probe(self) -> Readiness:
+        """Find runsc, and boot once without any image; the success is kept."""
+        try:
+            self._groups()
+            tool = await self._artifacts.tool("runsc")
+            await self._trials.pass_once(tool.digest, self._trial)
+        except AgentkernelError as err:
+            return Readiness(usable=False, reason=err.message, remedy=err.hint)
+        return Readiness(usable=True, isolation=Isolation.KERNEL_PROXY, version=tool.version)
+
+    @asynccontextmanager
+    async def boot(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+        """As the contract says. The private disk, which holds /workspace and /scratch, is in the sandbox's memory."""
+        if birth.disk is not None:
+            raise Unsupported(
+                "sandboxes in gVisor have no disk that outlives them", hint="use the microvm backend for lasting disks"
+            )
+        tool = await self._artifacts.tool("runsc")
+        async with AsyncExitStack() as stack:
+            within = await stack.enter_async_context(held(self._groups(), birth.id, spec))
+            process, stream = await self._started(tool, spec, birth, within, stack)
+            with _coming_up(process):
+                guest = await stack.enter_async_context(GvisorGuest.attach(stream, birth.identity, pids=spec.pids))
+                guest.live_in(within.group)
+                if spec.disk_mib:
+                    await guest.mount_disk(bundle.DISK_SERIAL, "tmpfs", BINDS)
+                within.has_booted(spec)
+            yield guest
+
+    async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
+        """Kill the supervisor and all that runs below it, and remove its group; folder and row are the engine's."""
+        await reap_processes(sandbox, facts)
+        await anyio.to_thread.run_sync(find().reap, sandbox)
+
+    def _groups(self) -> Cgroups | None:
+        """Where sandboxes are held to their limits; None where they are not, as the user wants it. Raises Unsupported
+        where they cannot be, and nobody wants that.
+        """
+        if self._allow_unlimited:
+            return None
+        groups = find()
+        check(groups)
+        return groups
+
+    async def _trial(self, birth: Birth) -> None:
+        """The smallest sandbox, until its agent has answered."""
+        spec = BootSpec(Backend.GVISOR, "base", image=NO_ROOT, memory_mib=128, disk_mib=0)
+        async with self.boot(spec, birth) as guest:
+            await guest.ping()
+
+    async def _started(
+        self, tool: Tool, spec: BootSpec, birth: Birth, within: Held, stack: AsyncExitStack
+    ) -> tuple[ConfinedProcess, PlainSocket]:
+        """The confined runsc and our end of its standard streams; both end with `stack`."""
+        image = None if spec.image == NO_ROOT else await self._artifacts.root(spec.image)
+        agent = self._artifacts.agent(platform.machine())
+        ours, theirs = socket.socketpair()
+        stream = PlainSocket(ours)
+        stack.push_async_callback(stream.aclose)
+        with theirs:
+            confinement = Confinement(
+                argv=bundle.command(tool.path),
+                tree=tool.root,
+                binds=(*_made(birth.directory, spec, image), Bind(agent, bundle.AGENT)),
+                pass_fds=(theirs.fileno(),),
+                stdio_fd=theirs.fileno(),
+                nesting=True,
+                remove=birth.directory,
+                covers=((bundle.MEMINFO, "/proc/meminfo"),),
+                group_fds=within.fds,
+                threads=threads(spec),
+                open_files=OPEN_FILES,
+                tmp_bytes=STATE_BYTES,
+            )
+            process = await stack.enter_async_context(confined(confinement, birth))
+        return process, stream
+
+
+def _made(directory: Path, spec: BootSpec, image: Path | None) -> Iterator[Bind]:
+    """The bundle, and what it names. The confined reader is another user: it sees the bundle in its prison, and nobody
+    else passes the sandbox's folder.
+    """
+    place = directory / "bundle"
+    try:
+        inside = place / bundle.ROOT_FOLDER / bundle.INSIDE.lstrip("/")
+        for folder in (place, inside.parent, inside):
+            folder.mkdir()
+            folder.chmod(0o755)
+        (inside / "agent").touch(0o444)  # where the agent goes without an image: the prison is read-only to runsc
+        for name, content in (
+            ("config.json", bundle.config(spec, holds_image=image is not None)),
+            ("meminfo", bundle.meminfo(spec)),
+        ):
+            (place / name).write_bytes(content)
+            (place / name).chmod(0o644)
+    except OSError as err:
+        raise Broken(
+            f"the sandbox's files could not be made in {directory}: {err}", hint="df -h shows whether that disk is full"
+        ) from err
+    yield Bind(place, bundle.BUNDLE)
+    if image is not None:
+        yield Bind(image, bundle.IMAGE)
+
+
+@contextmanager
+def _coming_up(process: ConfinedProcess) -> Iterator[None]:
+    """Hold a boot to its deadline and explain its failure. The deadline ends the sandbox: its stream ends, and the
+    attach with it, whose task group keeps a cancel scope from being left here.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.call_later(BOOT_DEADLINE_S, process.kill)
+    try:
+        yield
+    except (Broken, OSError) as err:
+        late = deadline.when() <= loop.time()
+        reason = f"did not come up within {BOOT_DEADLINE_S:.0f} s" if late else f"did not come up: {err}"
+        words = process.last_words().strip()[-WORDS_KEPT:]
+        raise Broken(
+            f"the sandbox {reason}" + (f"; its last words: {words}" if words else ""),
+            hint="agentkernel doctor tells what works here",
+        ) from err
+    finally:
+        deadline.cancel()

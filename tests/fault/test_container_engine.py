@@ -1,0 +1,517 @@
+"""A container engine that is not there, is not ours, is slow, refuses, or dies: clear words, and nothing left."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from agentkernel.drivers.docker import DockerDriver
+from agentkernel.drivers.docker.container import name_of
+from agentkernel.drivers.docker.driver import AGENT_ALONE
+from agentkernel.drivers.docker.endpoint import parse
+from agentkernel.images.store import Store
+from agentkernel.model.errors import Broken, Busy, NotFound, Refused
+from agentkernel.model.execution import ExecRequest, Exited
+from agentkernel.model.kinds import Backend, Isolation
+from agentkernel.model.spec import BootSpec
+from tests.support.container_engines import ContainerEngine, container_engine
+from tests.support.daemons import short_home, started
+from tests.support.machines import Machine, booted, cradle, run_request, settles, store_at
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
+
+ROOT = Path(__file__).parents[2]
+AGENT = ExecRequest((b"/.agentkernel/agent",), cwd="/")
+"""The one program that every container has: it says how it is used, and ends with 2."""
+KEEPS = ExecRequest((b"/.agentkernel/agent", b"--socket", b"/tmp/s"), cwd="/")
+"""The same, for ever."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The agent is all that is needed of it."""
+    return store_at(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="module", params=[Backend.DOCKER, Backend.PODMAN])
+def engine(request: pytest.FixtureRequest) -> Iterator[ContainerEngine]:
+    """One that all these tests share, who leave in it what they found."""
+    with container_engine(request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def driver(engine: ContainerEngine, store: Store) -> DockerDriver:
+    """With the agent's image and volume in the engine already: those stay."""
+    made = engine.driver(store)
+    assert anyio.run(made.probe).usable
+    return made
+
+
+@pytest.fixture
+def _keeps_nothing(engine: ContainerEngine, driver: DockerDriver) -> Iterator[None]:
+    before = engine.holds()
+    yield
+    deadline = time.monotonic() + 20
+    while engine.holds() != before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert engine.holds() == before
+
+
+def alone(backend: Backend, **changes: int) -> BootSpec:
+    """A container that holds the agent and nothing else."""
+    return BootSpec(backend, "", AGENT_ALONE, memory_mib=64, disk_mib=4, pids=32, **changes)
+
+
+def driver_at(address: str, backend: Backend, store: Store, files: Path) -> DockerDriver:
+    return DockerDriver(backend, store, lambda: parse(address, "the test"), files=files)
+
+
+async def works(machine: Machine) -> bool:
+    return (await run_request(machine.guest, AGENT)).code == 2
+
+
+# --- not there, not ours, not one ---
+
+
+async def test_an_engine_that_works_says_so(engine: ContainerEngine, driver: DockerDriver, tmp_path: Path) -> None:
+    verdict = await driver.probe()
+    assert (verdict.usable, verdict.isolation, verdict.reason) == (True, Isolation.CONTAINER, "")
+    assert verdict.version
+    async with booted(driver, alone(engine.backend), tmp_path) as machine:
+        assert await works(machine)
+
+
+async def test_a_socket_that_is_missing_is_said_to_be(store: Store, tmp_path: Path) -> None:
+    verdict = await driver_at(f"unix://{tmp_path}/no.sock", Backend.DOCKER, store, tmp_path).probe()
+    assert not verdict.usable
+    assert f"{tmp_path}/no.sock" in verdict.reason
+    assert "is not there" in verdict.reason
+    assert "start" in verdict.remedy
+
+
+async def test_a_socket_that_nobody_listens_on_is_said_to_be(store: Store, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead.sock"))
+        verdict = await driver_at(f"unix://{tmp_path}/dead.sock", Backend.PODMAN, store, tmp_path).probe()
+    assert (verdict.usable, "nobody listens" in verdict.reason) == (False, True)
+
+
+async def test_what_is_no_engine_is_said_to_be_none(store: Store, tmp_path: Path) -> None:
+    """It answers HTTP, and knows nothing of containers."""
+    with answering(tmp_path / "web.sock", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"):
+        verdict = await driver_at(f"unix://{tmp_path}/web.sock", Backend.DOCKER, store, tmp_path).probe()
+    assert (verdict.usable, "no container engine" in verdict.reason) == (False, True)
+
+
+async def test_what_speaks_no_http_is_no_engine_either(store: Store, tmp_path: Path) -> None:
+    with answering(tmp_path / "odd.sock", b"220 smtp.example\r\n"):
+        verdict = await driver_at(f"unix://{tmp_path}/odd.sock", Backend.DOCKER, store, tmp_path).probe()
+    assert not verdict.usable
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_socket_of_somebody_else_is_said_to_be(engine: ContainerEngine, driver: DockerDriver) -> None:
+    """As another user, beside root, whose probe has just found the engine usable."""
+    engine.socket.chmod(0o600)
+    script = (
+        "import anyio, os, sys; from pathlib import Path; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/src']; "
+        "from agentkernel.drivers.docker import DockerDriver; from agentkernel.drivers.docker.endpoint import parse; "
+        "from agentkernel.model.kinds import Backend; "
+        "at = lambda place: DockerDriver(Backend.DOCKER, None, lambda: parse(place, 'the test'), files=Path('/none')); "
+        "anyio.run(at('unix:///nonexistent').probe); "  # imports what else could not be read any more
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        "verdict = anyio.run(at(sys.argv[2]).probe); print(verdict.usable, verdict.reason, '|', verdict.remedy)"
+    )
+    argv = [sys.executable, "-c", script, str(ROOT), engine.address]
+    ran = subprocess.run(argv, check=False, capture_output=True, text=True)
+    assert "False" in ran.stdout, ran.stderr
+    assert "may not be used by this user" in ran.stdout
+    assert "group" in ran.stdout
+
+
+# --- slow ---
+
+
+async def test_a_slow_engine_is_waited_for_and_one_that_is_too_slow_is_not(
+    engine: ContainerEngine, driver: DockerDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _keeps_nothing: None
+) -> None:
+    """The engine is the real one; what it says is held back on its way."""
+    with delayed(engine.socket, tmp_path / "slow.sock", 0.3) as slow:
+        late = driver_at(f"unix://{slow}", engine.backend, driver._artifacts, engine.place / "files")  # type: ignore[arg-type]
+        assert (await late.probe()).usable
+        async with booted(late, alone(engine.backend), tmp_path) as machine:
+            assert await works(machine)
+    with delayed(engine.socket, tmp_path / "slower.sock", 5) as slower:
+        monkeypatch.setattr("agentkernel.drivers.docker.driver.ASK_S", 0.5)
+        later = driver_at(f"unix://{slower}", engine.backend, driver._artifacts, engine.place / "files")  # type: ignore[arg-type]
+        verdict = await later.probe()
+        assert not verdict.usable
+        assert "did not answer GET /version" in verdict.reason
+
+
+# --- given up, killed, gone ---
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2])
+async def test_a_boot_that_is_given_up_leaves_nothing(
+    engine: ContainerEngine, driver: DockerDriver, tmp_path: Path, after_s: float, _keeps_nothing: None
+) -> None:
+    with anyio.move_on_after(after_s):
+        async with booted(driver, alone(engine.backend), tmp_path):
+            await anyio.sleep_forever()
+
+
+async def test_a_container_removed_under_a_command_breaks_it_and_leaves_nothing(
+    engine: ContainerEngine, driver: DockerDriver, tmp_path: Path, _keeps_nothing: None
+) -> None:
+    with pytest.raises(Broken):
+        async with booted(driver, alone(engine.backend), tmp_path) as machine:
+            process = await machine.guest.exec(KEEPS)
+            events = aiter(process)
+            await anext(events)
+            engine.end_behind(machine.birth)
+            with anyio.fail_after(20):
+                [event async for event in events]
+
+
+async def test_what_its_owner_has_left_ends_by_itself(
+    engine: ContainerEngine, driver: DockerDriver, tmp_path: Path, _keeps_nothing: None
+) -> None:
+    """Only the stream ends, as when our process is killed: no call tells the engine anything."""
+    child = await anyio.to_thread.run_sync(lambda: start_child(engine, tmp_path))
+    try:
+        assert not await gone(engine, child.name)
+        child.process.kill()
+        assert await settles(lambda: gone(engine, child.name))
+    finally:
+        child.process.kill()
+        child.process.wait()
+        child.output.close()
+
+
+async def test_reaping_removes_what_a_crash_left_and_nobody_elses(
+    engine: ContainerEngine, driver: DockerDriver, tmp_path: Path, _keeps_nothing: None
+) -> None:
+    agent = engine.ask("GET", "/images/json", params={"filters": json.dumps({"label": ["agentkernel.agent"]})})
+    ours, labelled, foreign = cradle(tmp_path), cradle(tmp_path), cradle(tmp_path)
+    body = {"Image": agent[0]["Id"], "Entrypoint": ["/.agentkernel/agent"], "Cmd": ["--stdio"]}
+    engine.ask("POST", "/containers/create", params={"name": name_of(ours.id)}, json=body)
+    label = {"Labels": {"agentkernel.sandbox": labelled.id}}
+    engine.ask("POST", "/containers/create", params={"name": "renamed"}, json=body | label)
+    engine.ask("POST", "/containers/create", params={"name": "somebody-elses"}, json=body)
+    engine.ask("POST", "/containers/create", params={"name": name_of(foreign.id)}, json=body)
+    try:
+        await driver.reap(ours.id, {"container": name_of(ours.id)})
+        await driver.reap(labelled.id, {})
+        await driver.reap(labelled.id, {})
+        left = {name.removeprefix("/") for each in containers(engine) for name in each["Names"]}
+        assert left == {"somebody-elses", name_of(foreign.id)}
+    finally:
+        for name in ("somebody-elses", name_of(foreign.id)):
+            engine.ask("DELETE", f"/containers/{name}", params={"force": "1"})
+
+
+def test_kill_9_of_the_daemon_leaves_containers_that_end_or_that_the_next_one_removes_and_nobody_elses(
+    engine: ContainerEngine, store: Store, driver: DockerDriver
+) -> None:
+    """Leases, a warm sandbox, and one that stands still, so that it cannot notice that it was left."""
+    anyio.run(store.ensure, "base")
+    agent = engine.ask("GET", "/images/json", params={"filters": json.dumps({"label": ["agentkernel.agent"]})})
+    body = {"Image": agent[0]["Id"], "Entrypoint": ["/.agentkernel/agent"], "Cmd": ["--stdio"], "OpenStdin": True}
+    foreign = engine.ask("POST", "/containers/create", params={"name": "somebody-elses"}, json=body)["Id"]
+    engine.ask("POST", f"/containers/{foreign}/start")
+    settings = {
+        "AGENTKERNEL_POOL_PREWARM": "",
+        {Backend.DOCKER: "DOCKER_HOST", Backend.PODMAN: "CONTAINER_HOST"}[engine.backend]: engine.address,
+    }
+    try:
+        with short_home() as home:
+            with started(home, **settings) as daemon:
+                with daemon.connect() as connection:
+                    ran = connection.ask("exec", runtime="base", backend=engine.backend, command=["echo", "hi"])
+                    assert ran["stdout"] == "hi\n"
+                    for _ in range(2):
+                        connection.ask("acquire", runtime="base", backend=engine.backend)
+                wait_until(lambda: len(ours(engine)) >= 3)
+                still = sorted(ours(engine))[0]
+                engine.ask("POST", f"/containers/{still}/pause")
+                os.kill(daemon.pid, signal.SIGKILL)
+                wait_until(lambda: ours(engine, "running") == set())
+                assert still in ours(engine, "paused")
+            with started(home, **settings):
+                wait_until(lambda: ours(engine) == set())
+                assert {each["Id"] for each in containers(engine)} == {foreign}
+    finally:
+        engine.ask("DELETE", f"/containers/{foreign}", params={"force": "1"})
+
+
+async def test_an_engine_that_dies_under_a_command_breaks_it_and_is_told_to_be_gone(
+    store: Store, tmp_path: Path
+) -> None:
+    """It breaks the stream, and so the command."""
+    for backend in (Backend.DOCKER,):
+        with container_engine(backend) as dying:
+            driver = dying.driver(store)
+            assert (await driver.probe()).usable
+            with pytest.raises(Broken):
+                async with booted(driver, alone(backend), tmp_path) as machine:
+                    process = await machine.guest.exec(KEEPS)
+                    events = aiter(process)
+                    await anext(events)
+                    dying.process.kill()
+                    with anyio.fail_after(20):
+                        [event async for event in events]
+            verdict = await driver.probe()
+            assert (verdict.usable, "nobody listens" in verdict.reason) == (False, True)
+
+
+# --- images ---
+
+
+async def test_an_image_without_a_shell_runs(engine: ContainerEngine, driver: DockerDriver, tmp_path: Path) -> None:
+    """And one without a user 1000, or any file but its own."""
+    with imported(engine, {"data.txt": b"of the image"}, "tests/shell-less:1", ["ENV A=b", "WORKDIR /x"]) as name:
+        facts = await driver.image(name, tell)
+        assert (facts.env.get("A"), facts.cwd) == ("b", "/x")
+        spec = replace(alone(engine.backend), image=facts.digest, image_name=name)
+        async with booted(driver, spec, tmp_path) as machine:
+            assert await works(machine)
+            assert await machine.guest.read_file("/data.txt") == b"of the image"
+            ran = await run_request(machine.guest, ExecRequest((b"/bin/sh",), cwd="/"))
+            assert ran.refusal.what == "program: /bin/sh"
+
+
+async def test_a_volume_that_an_image_wants_is_in_memory_and_bounded(
+    engine: ContainerEngine, driver: DockerDriver, tmp_path: Path, _keeps_nothing: None
+) -> None:
+    with imported(engine, {"f": b""}, "tests/volume:1", ["VOLUME /data"]) as name:
+        spec = replace(alone(engine.backend), image=(await driver.image(name, tell)).digest, image_name=name)
+        async with booted(driver, spec, tmp_path) as machine:
+            await machine.guest.write_file("/data/small", b"x")
+            with pytest.raises(OSError, match="No space"):
+                await machine.guest.write_file("/data/large", bytes(4 << 20))
+
+
+async def test_an_image_of_another_architecture_is_refused_naming_both(
+    engine: ContainerEngine, driver: DockerDriver
+) -> None:
+    with loaded(engine, "localhost/tests/foreign:1", "s390x") as name:
+        with pytest.raises(Refused, match="s390x") as refusal:
+            await driver.image(name, tell)
+        assert "amd64" in str(refusal.value) or "arm64" in str(refusal.value)
+
+
+async def test_an_image_that_nobody_has_is_not_found_or_its_registry_is_not_reached(
+    engine: ContainerEngine, driver: DockerDriver, _keeps_nothing: None
+) -> None:
+    with pytest.raises((NotFound, Busy)):
+        await driver.image("localhost:1/tests/nothing:1", tell)
+    with pytest.raises(Refused):
+        await driver.image("no name", tell)
+
+
+# --- what the engine keeps ---
+
+
+async def test_nothing_that_passes_over_the_link_is_found_in_the_engines_folder(
+    engine: ContainerEngine, driver: DockerDriver, tmp_path: Path
+) -> None:
+    secret = os.urandom(16).hex().encode()
+    control = os.urandom(16).hex().encode()
+    (engine.place / "data" / "control").write_bytes(control)
+    async with booted(driver, alone(engine.backend), tmp_path) as machine:
+        await machine.guest.write_file("/workspace/secret", secret)
+        assert await machine.guest.read_file("/workspace/secret") == secret
+        ran = await run_request(machine.guest, replace(AGENT, argv=(*AGENT.argv, secret), env=(b"S=" + secret,)))
+        assert isinstance(ran.events[-1], Exited)
+        assert search(engine.place, control) == [engine.place / "data" / "control"]
+        assert search(engine.place, secret) == []
+    assert search(engine.place, secret) == []
+    (engine.place / "data" / "control").unlink()
+
+
+# --- helpers ---
+
+
+async def tell(_line: str) -> None:
+    """Progress that nobody looks at."""
+
+
+def containers(engine: ContainerEngine) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = engine.ask("GET", "/containers/json", params={"all": "1"})
+    return found
+
+
+def ours(engine: ContainerEngine, state: str = "") -> set[str]:
+    """Containers with our label, all or those in that state."""
+    labelled = [each for each in containers(engine) if "agentkernel.sandbox" in (each["Labels"] or {})]
+    return {str(each["Id"]) for each in labelled if state in ("", each["State"])}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Of another process's doing; fails after a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+async def gone(engine: ContainerEngine, name: str) -> bool:
+    return f"/{name}" not in {each for found in containers(engine) for each in found["Names"]}
+
+
+def search(place: Path, words: bytes) -> list[Path]:
+    """Files of the engine that hold those words. What a container has in memory is no file of it."""
+    found = []
+    for path in place.rglob("*"):
+        with suppress(OSError):
+            if path.is_file() and not path.is_symlink() and words in path.read_bytes():
+                found.append(path)
+    return found
+
+
+class Child:
+    """A process of ours with one container."""
+
+    def __init__(self, process: subprocess.Popen[bytes], name: str) -> None:
+        self.process, self.name = process, name
+        assert process.stdout is not None
+        self.output = process.stdout
+
+
+def start_child(engine: ContainerEngine, place: Path) -> Child:
+    script = Path(__file__).with_name("container_child.py")
+    process = subprocess.Popen(
+        [sys.executable, str(script), engine.backend, engine.address, str(place / "child")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    return Child(process, json.loads(process.stdout.readline())["container"])
+
+
+@contextmanager
+def imported(engine: ContainerEngine, files: dict[str, bytes], name: str, changes: list[str]) -> Iterator[str]:
+    """An image with those files, gone after the block."""
+    content = packed(files)
+    repository, _, tag = f"localhost/{name}".rpartition(":")
+    query = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": changes}
+    answer = engine.ask("POST", "/images/create", params=query, content=content)
+    identity = answer["status"] if isinstance(answer, dict) else json.loads(answer.splitlines()[-1])["status"]
+    engine.ask("POST", f"/images/{identity}/tag", params={"repo": repository, "tag": tag})
+    try:
+        yield f"{repository}:{tag}"
+    finally:
+        engine.ask("DELETE", f"/images/{identity}", params={"force": "1"})
+
+
+@contextmanager
+def loaded(engine: ContainerEngine, name: str, architecture: str) -> Iterator[str]:
+    """An empty image for that processor, gone after the block."""
+    layer = packed({"f": b""})
+    root = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]}
+    config = json.dumps({"architecture": architecture, "os": "linux", "config": {}, "rootfs": root}).encode()
+    named = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = json.dumps([{"Config": named, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
+    archive = packed({named: config, "layer.tar": layer, "manifest.json": manifest})
+    engine.ask("POST", "/images/load", content=archive)
+    try:
+        yield name
+    finally:
+        engine.ask("DELETE", f"/images/{name}", params={"force": "1"})
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    """A tar archive of them."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@contextmanager
+def answering(path: Path, words: bytes) -> Iterator[None]:
+    """Somebody who says the same to everyone."""
+
+    def serve(client: socket.socket) -> None:
+        with client:
+            client.recv(65536)
+            client.sendall(words)
+
+    with serving(path, serve):
+        yield
+
+
+@contextmanager
+def delayed(real: Path, path: Path, delay_s: float) -> Iterator[Path]:
+    """The real engine's socket, each of whose answers begins that much later."""
+
+    def serve(client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(str(real))
+            back = threading.Thread(target=pump, args=(server, client, delay_s))
+            back.start()
+            pump(client, server, 0)
+            back.join()
+
+    with serving(path, serve):
+        yield path
+
+
+def pump(source: socket.socket, sink: socket.socket, delay_s: float) -> None:
+    """Everything from one to the other, the first of it late; then the end."""
+    with suppress(OSError):
+        while chunk := source.recv(65536):
+            if delay_s:
+                time.sleep(delay_s)
+                delay_s = 0
+            sink.sendall(chunk)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def serving(path: Path, serve: Callable[[socket.socket], None]) -> Iterator[None]:
+    """A Unix socket, a thread for each of its clients."""
+    threads: list[threading.Thread] = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    threads.append(threading.Thread(target=serve, args=(client,)))
+                    threads[-1].start()
+
+        acceptor = threading.Thread(target=accept)
+        acceptor.start()
+        try:
+            yield
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            acceptor.join()
+            for thread in threads:
+                thread.join()

@@ -1,0 +1,1 @@
+"""What needs a working KVM, in a host that has one: see `host.py`."""
