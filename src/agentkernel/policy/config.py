@@ -184,7 +184,7 @@ class Images:
 
     registry: str = key(
         "",
-        "Registry of images whose name says none, for microVMs and gVisor: `HOST[:PORT][/NAMESPACE]`; empty: refuse such names.",
+        "Registry of images whose name says none, `HOST[:PORT][/NAMESPACE]`, for microVMs and gVisor; empty: refuse them.",
         pattern=r"[A-Za-z0-9.\[\]:-]+(?:/[a-z0-9._/-]+)?",
     )
 
