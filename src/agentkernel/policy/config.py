@@ -184,7 +184,7 @@ class Images:
 
     registry: str = key(
         "",
-        "Registry of images whose name says none, `HOST[:PORT][/NAMESPACE]`, for microVMs and gVisor; empty: refuse them.",
+        "Registry of images whose name says none: `HOST[:PORT][/NAMESPACE]`, for microVMs and gVisor; empty: none.",
         pattern=r"[A-Za-z0-9.\[\]:-]+(?:/[a-z0-9._/-]+)?",
     )
 
