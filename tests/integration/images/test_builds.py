@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from tests.integration.images.test_commands import command
+from tests.support.container_engines import container_engine, missing
 from tests.support.layers import Image, member, tar, write_layout
 from tests.support.registries import busybox
 
+from agentkernel.images.oci import builder
 from agentkernel.images.store import Store
 from agentkernel.model.errors import NotFound, Refused, Unsupported
+from agentkernel.model.kinds import Backend
 
 pytestmark = pytest.mark.anyio
 
@@ -102,3 +105,22 @@ def test_images_are_pulled_listed_and_removed_by_name(own, tmp_path):
     refused = command(own, "images", "pull", "short")
     assert (refused.returncode, "images.registry" in refused.stderr) == (125, True)
     assert command(own, "images", "build", "--from", str(tmp_path)).returncode == 2
+
+
+async def test_docker_builds_where_buildah_is_not(own, context, monkeypatch, tmp_path):
+    if reason := missing(Backend.DOCKER):
+        pytest.skip(reason)
+    docker = shutil.which("docker")
+    known = {"docker": docker}
+    (context / "Dockerfile").write_text(DOCKERFILE.replace("RUN echo made by RUN > /made\n", ""))
+    with container_engine(Backend.DOCKER) as engine:
+        monkeypatch.setenv("DOCKER_HOST", engine.address)
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+        real = shutil.which
+        monkeypatch.setattr(
+            builder.shutil,
+            "which",
+            lambda name, *more, **how: known.get(name) if name in ("docker", "buildah") else real(name),
+        )
+        facts = await Store(own).library.built(context, "mine", silent)
+    assert (facts.user, facts.cwd, facts.entrypoint, facts.command) == ("5:6", "/w", ("/bin/cat",), ("/made",))
