@@ -27,7 +27,11 @@ class Spec(Protocol):
 
 
 Lifecycle = Callable[[Driver, BootSpec, Path], AbstractAsyncContextManager[Machine]]
-"""How a sandbox comes to its caller: leaving the block ends it."""
+"""How a sandbox comes to its caller: leaving the block ends it.
+
+A pooled one is no lifecycle of its own: the engine gets it by one of these, and what it then does to it, a refresh and
+a pause, are behaviours here (`life.refresh`, `life.pause`). That none is lent twice is tested where it is decided.
+"""
 
 
 Trace = Callable[[Cradle], set[str]]

@@ -24,6 +24,7 @@ USERS = ("/tmp", "/workspace", "/scratch", "/home/sandbox", "/dev/shm", "/var/tm
 NOT_USERS = ("/", "/etc", "/usr/bin", "/root", "/dev", "/sys", "/proc/sys/kernel")
 ROOTS = (*USERS, "/etc", "/usr/bin", "/run")
 VSOCK = 'socket(my $s, 40, 1, 0) and connect($s, pack("SSLLx4", 40, 0, 1024, 2)) and print "connected"'
+HOST_SAYS = b"\x01AK\x02"
 CONNECT = "timeout 3 bash -c 'exec 3<>/dev/tcp/{address}/{port} && head -c 4 <&3' 2>&1"
 
 
@@ -41,7 +42,7 @@ def listener() -> Iterator[int]:
                 except TimeoutError:
                     continue
                 with client:
-                    client.sendall(b"reached")
+                    client.sendall(HOST_SAYS)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -191,11 +192,11 @@ async def test_the_clock_is_the_hosts(guest: Guest) -> None:
 @pytest.mark.behaviour("apart.network")
 async def test_there_is_no_network_but_a_loopback_that_works(guest: Guest, listener: int) -> None:
     with socket.create_connection(("127.0.0.1", listener)) as control:
-        assert control.recv(16) == b"reached"
+        assert control.recv(4) == HOST_SAYS
     assert (await shell(guest, "tail -n +3 /proc/net/dev | cut -d: -f1 | xargs")).text == "lo"
     assert (await shell(guest, "tail -n +2 /proc/net/route | cut -f1 | grep -vx lo")).stdout == b""
     for address in ("127.0.0.1", "10.0.2.2", "10.0.2.15", "169.254.169.254", "192.168.0.1", "172.17.0.1", "1.1.1.1"):
-        assert b"reached" not in (await shell(guest, CONNECT.format(address=address, port=listener))).stdout
+        assert HOST_SAYS not in (await shell(guest, CONNECT.format(address=address, port=listener))).stdout
     inside = "perl -MIO::Socket -e '" + (
         '$s = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") or die;'
         '$c = IO::Socket::INET->new(PeerAddr => "127.0.0.1", PeerPort => $s->sockport) or die;'

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from agentkernel.model.ids import Digest
 from agentkernel.model.kinds import Backend, Vmm
 
+OWN_USER = frozenset({"", "sandbox", "1000", "1000:1000"})
+"""What a sandbox's own user is called in requests; any other needs `Feature.USER_ROOT`."""
+
 
 @dataclass(frozen=True, slots=True)
 class BootSpec:

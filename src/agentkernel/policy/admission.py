@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from agentkernel.model.errors import Denied, Refused, Unsupported
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
+from agentkernel.model.spec import OWN_USER
 from agentkernel.policy.config import Config
-from agentkernel.policy.environment import check_command, checked_cwd, checked_user, is_root
+from agentkernel.policy.environment import check_command, checked_cwd, checked_user
 from agentkernel.policy.images import checked_image
 
 Choice = tuple[Backend, Vmm | None]
@@ -220,7 +221,7 @@ def _missing(name: str, offer: Offer, wish: Wish, offers: Mapping[Choice, Offer]
             hint=f"It runs: {' '.join(sorted(offer.runtimes)) or 'nothing yet'}. Choose another backend.",
         )
     needs = set(wish.needs)
-    if is_root(wish.user):
+    if wish.user not in OWN_USER:
         needs.add(Feature.USER_ROOT)
     if wish.image:
         needs.add(Feature.IMAGES)

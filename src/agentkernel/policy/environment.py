@@ -27,11 +27,6 @@ TOTAL_CAP_BYTES = 1024 * 1024
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\$?|[0-9]{1,10}(?::[0-9]{1,10})?")
 
 
-def is_root(user: str) -> bool:
-    """Whether a user means uid 0 or gid 0 inside the sandbox."""
-    return user == "root" or any(part.isdecimal() and int(part) == 0 for part in user.split(":"))
-
-
 def exec_request(
     command: Sequence[str],
     *,

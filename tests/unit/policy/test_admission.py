@@ -148,11 +148,17 @@ def test_an_empty_command_is_invalid() -> None:
         admit(Wish("base", command=[]), KVM, Config())
 
 
-def test_root_needs_a_driver_that_declares_it() -> None:
-    assert admit(Wish("base", user="root"), KVM, Config())
+@pytest.mark.parametrize("user", ["root", "0", "0:1000", "1000:0", "1234", "nobody"])
+def test_another_user_than_the_sandboxs_needs_a_driver_that_declares_it(user: str) -> None:
+    assert admit(Wish("base", user=user), KVM, Config())
     with pytest.raises(Unsupported, match="docker lacks user-root") as caught:
-        admit(Wish("base", backend=Backend.DOCKER, user="0"), EMULATED, Config())
+        admit(Wish("base", backend=Backend.DOCKER, user=user), EMULATED, Config())
     assert caught.value.hint.startswith("Leave user out")
+
+
+@pytest.mark.parametrize("user", ["", "sandbox", "1000", "1000:1000"])
+def test_the_sandboxs_own_user_needs_nothing_by_whatever_name(user: str) -> None:
+    assert admit(Wish("base", backend=Backend.DOCKER, user=user), EMULATED, Config())
 
 
 def test_a_needed_feature_that_is_missing_is_named() -> None:

@@ -13,15 +13,13 @@ from agentkernel.drivers.link.transfer import Transfer, transfer
 from agentkernel.drivers.link.words import printable
 from agentkernel.model.errors import Refused, Unsupported
 from agentkernel.model.execution import FileEntry
+from agentkernel.model.spec import OWN_USER
 from agentkernel.wire import files
 from agentkernel.wire.fields import Payload
 from agentkernel.wire.program import Failed
 
 MOST_FILE_BYTES = 256 * 1024 * 1024
 """What `read_file` takes when its caller names no limit: a guest must not choose how much memory the host uses."""
-
-OWN_USER = frozenset({"", "sandbox", "1000", "1000:1000"})
-"""What the sandbox's own user is called in requests."""
 
 
 class LinkFiles(Guest, ABC):
