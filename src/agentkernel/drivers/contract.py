@@ -161,11 +161,20 @@ class Birth(Protocol):
         """
 
 
+Tell = Callable[[str], Awaitable[None]]
+"""Called with one line for a person, while something long goes on."""
+
+
 class Artifacts(Protocol):
     """What a driver needs of `images`, without importing it."""
 
     async def root(self, image: Digest) -> Path:
         """Read-only root file system image of that digest."""
+
+    async def pulled(self, name: str, tell: Tell) -> ImageFacts:
+        """An image by name, found on this host or fetched from a registry, and unpacked for `root`. Raises as
+        `Driver.image` does.
+        """
 
     def archive(self, image: Digest) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """That root file system as a tar stream with its owners and modes, for an engine that imports it."""
@@ -235,9 +244,6 @@ class Kernel(Protocol):
 
 Prepare = Callable[[Guest], Awaitable[None]]
 """What a template's guest does before it is frozen."""
-
-Tell = Callable[[str], Awaitable[None]]
-"""Called with one line for a person, while something long goes on."""
 
 
 class Driver(abc.ABC):

@@ -184,6 +184,17 @@ class Podman:
 
 
 @dataclass(frozen=True, slots=True)
+class Images:
+    """`[images]`"""
+
+    registry: str = key(
+        "",
+        "Registry of images whose name says none: `HOST[:PORT][/NAMESPACE]`, for microVMs and gVisor; empty: none.",
+        pattern=r"[A-Za-z0-9.\[\]:-]+(?:/[a-z0-9._/-]+)?",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """`[pool]`"""
 
@@ -230,6 +241,7 @@ class Config:
     microvm: Microvm = field(default_factory=Microvm)
     docker: Docker = field(default_factory=Docker)
     podman: Podman = field(default_factory=Podman)
+    images: Images = field(default_factory=Images)
     pool: Pool = field(default_factory=Pool)
     daemon: Daemon = field(default_factory=Daemon)
 

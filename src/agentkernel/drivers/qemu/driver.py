@@ -14,7 +14,7 @@ import anyio.to_thread
 
 from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
-from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepare, Tool
+from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepare, Tell, Tool
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.qemu import snapshot as snapshots
 from agentkernel.drivers.qemu.accelerator import Verdicts
@@ -44,7 +44,7 @@ from agentkernel.model.errors import AgentkernelError, Unsupported
 from agentkernel.model.ids import SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
-from agentkernel.model.spec import BootSpec
+from agentkernel.model.spec import BootSpec, ImageFacts
 
 BOOT_DEADLINE_S = {Accelerator.KVM: 30.0, Accelerator.TCG: 90.0}
 """From spawn to greeting. An emulated boot takes 3 to 4 s alone; many at once on two cores take their turn."""
@@ -70,6 +70,7 @@ class QemuDriver(Driver):
                 *(Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.OOM_INSIDE),
                 Feature.PIDS_INSIDE,
                 *(Feature.TEMPLATE, Feature.PAUSE, Feature.SNAPSHOT, Feature.FORK),
+                Feature.IMAGES,
             }
         )
     )
@@ -106,6 +107,10 @@ class QemuDriver(Driver):
         accelerator, _ = await self._accelerator(tool)
         async with self._booted(tool, Machine(spec, accelerator), birth) as guest:
             yield guest
+
+    async def image(self, name: str, tell: Tell) -> ImageFacts:
+        """As the contract says: any image for this processor, from this host or a registry."""
+        return await self._artifacts.pulled(name, tell)
 
     async def template(self, spec: BootSpec, birth: Birth, prepare: Prepare) -> Path:
         """Boot with the memory in a file, prepare, fall silent, save the devices' state."""
