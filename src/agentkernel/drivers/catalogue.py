@@ -9,6 +9,7 @@ from pathlib import Path
 from agentkernel.drivers.contract import Artifacts, Driver
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu.accelerator import Verdicts
+from agentkernel.drivers.wasm.driver import WasmDriver
 from agentkernel.model.kinds import Backend, Vmm
 
 
@@ -36,5 +37,6 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
     """The drivers by what they are known by. Making one does nothing; its probe tells whether it is of use."""
     drivers: list[Driver] = [
         QemuDriver(artifacts, Verdicts(settings.verdicts, settings.trials)),
+        WasmDriver(artifacts, settings.trials),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}

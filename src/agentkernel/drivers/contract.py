@@ -186,6 +186,9 @@ class Artifacts(Protocol):
     async def kernel(self) -> Kernel:
         """The guest kernel and the initramfs that carries the agent."""
 
+    async def component(self, language: str) -> Component:
+        """A language's interpreter as a WebAssembly component."""
+
     async def blank_disk(self, mib: int) -> Path:
         """A sparse file holding an ext4 file system of that size with a sandbox's empty directories; copy it, never
         write to it.
@@ -230,6 +233,18 @@ class Kernel(Protocol):
     @property
     def digest(self) -> Digest:
         """Of both files."""
+
+
+class Component(Protocol):
+    """A WebAssembly component, not compiled yet."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def digest(self) -> Digest:
+        """Of all that it is made from."""
 
 
 Prepare = Callable[[Guest], Awaitable[None]]

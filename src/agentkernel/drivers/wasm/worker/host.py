@@ -1,0 +1,157 @@
+"""Which instance a program gets: a language's that waits already, or one made of a file in the sandbox."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import wasmtime
+from wasmtime import WasmtimeError
+from wasmtime.component import Component
+
+from agentkernel.drivers.wasm.engine import new_engine
+from agentkernel.drivers.wasm.programs import Foreign, Kind, program_of
+from agentkernel.drivers.wasm.worker.instances import Ended, Instance, Stopped, language_linker
+from agentkernel.drivers.wasm.worker.run import Run, run_module
+from agentkernel.drivers.wasm.worker.tree import Tree
+from agentkernel.wire import program
+
+MOST_MODULE_BYTES = 256 << 20
+KNOWN_FLAGS = program.STDIN_OPEN | program.TERMINAL | program.MAKE_CWD
+USERS = frozenset({"", "sandbox", "1000", "1000:1000"})
+HOME = {b"HOME": b"/home/sandbox", b"USER": b"sandbox", b"LOGNAME": b"sandbox"}
+
+
+class Language:
+    """A component that runs source code. One instance waits for a program; when it got one, the next is made."""
+
+    def __init__(self, engine: wasmtime.Engine, native: Path, root: Path, memory_bytes: int) -> None:
+        self._engine, self._root, self._memory_bytes = engine, root, memory_bytes
+        self._code = Component.deserialize_file(engine, str(native))
+        self._linker = language_linker(engine)
+        self._waiting: list[_Prepared] = []
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Have one instance wait, if none does."""
+        with self._lock:
+            if not self._waiting:
+                self._waiting.append(self._new())
+
+    def start(self, run: Run) -> None:
+        """Give it the program: at once, or as soon as one is ready."""
+        with self._lock:
+            prepared = self._waiting.pop() if self._waiting else self._new()
+        prepared.begin(run)
+
+    def _new(self) -> _Prepared:
+        instance = Instance(self._engine, self._root, self._memory_bytes)
+        prepared = _Prepared(instance, lambda ready: instance.run_language(self._linker, self._code, ready))
+        threading.Thread(target=prepared.live, daemon=True, args=(self.prepare,)).start()
+        return prepared
+
+
+class _Prepared:
+    """An instance on its way to its program."""
+
+    def __init__(self, instance: Instance, act: Callable[[Callable[[], None]], Ended]) -> None:
+        self.instance = instance
+        self._act = act
+        self._run: Run | None = None
+
+    def begin(self, run: Run) -> None:
+        """This program."""
+        self._run = run
+        run.started()
+        run.begin(self.instance)
+
+    def live(self, prepare_next: Callable[[], None]) -> None:
+        """The thread."""
+        try:
+            ended = self._act(lambda: None)
+        except Stopped:
+            ended = Ended(0, 9)
+        except WasmtimeError as error:
+            ended = Ended(0, 6, str(error)[:500])
+        if self._run is not None:
+            self._run.finished(ended)
+        self.instance.close()
+        prepare_next()
+
+
+class Host:
+    """Starts programs.
+
+    Args:
+        languages: native code of components, by kind.
+    """
+
+    def __init__(self, tree: Tree, memory_bytes: int, languages: dict[Kind, Path]) -> None:
+        self._tree = tree
+        self._memory_bytes = memory_bytes
+        self._engine = new_engine()
+        self._languages = {
+            kind: Language(self._engine, path, tree.path, memory_bytes) for kind, path in languages.items()
+        }
+        for language in self._languages.values():
+            language.prepare()
+
+    def start(self, run: Run) -> program.Failed | None:
+        """Begin a program on a thread of its own, or say why not."""
+        request = run.request
+        if request.flags & ~KNOWN_FLAGS:
+            return program.Failed(errno.EINVAL, "flags")
+        if request.flags & program.TERMINAL:
+            return program.Failed(errno.ENOTSUP, "terminal")
+        if request.rlimits:
+            return program.Failed(errno.ENOTSUP, f"rlimit: {request.rlimits[0].resource}")
+        if request.user not in USERS:
+            return program.Failed(errno.EPERM, f"user: {request.user}")
+        if request.flags & program.MAKE_CWD:
+            self._tree.make_directory(request.cwd, 0o755, parents=True)
+        if not self._tree.is_directory(request.cwd):
+            return program.Failed(errno.ENOENT, f"cwd: {request.cwd}")
+        run.request = replace(request, env=_with_home(request.env))
+        name = os.fsdecode(request.argv[0])
+        kind = program_of(name)
+        if isinstance(kind, Foreign):
+            return program.Failed(errno.ENOENT, f"program: {kind}")
+        if kind is Kind.MODULE:
+            return self._start_module(run, name)
+        language = self._languages.get(kind)
+        if language is None:
+            return program.Failed(errno.ENOENT, f"program: {name}")
+        language.start(run)
+        return None
+
+    def _start_module(self, run: Run, name: str) -> program.Failed | None:
+        try:
+            content = self._read(posixpath.join(run.request.cwd, name))
+        except OSError as error:
+            return program.Failed(error.errno or errno.EIO, f"program: {name}")
+        instance = Instance(self._engine, self._tree.path, self._memory_bytes)
+        run.begin(instance)
+
+        def live() -> None:
+            run_module(run, instance, content, name)
+            instance.close()
+
+        threading.Thread(target=live, daemon=True).start()
+        return None
+
+    def _read(self, path: str) -> bytes:
+        with os.fdopen(self._tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            content = file.read(MOST_MODULE_BYTES + 1)
+        if len(content) > MOST_MODULE_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        return content
+
+
+def _with_home(env: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    given = {entry.partition(b"=")[0] for entry in env}
+    return env + tuple(name + b"=" + value for name, value in HOME.items() if name not in given)
