@@ -16,8 +16,8 @@ from wasmtime.component import Component
 
 from agentkernel.drivers.wasm.engine import new_engine
 from agentkernel.drivers.wasm.programs import Foreign, Kind, program_of
-from agentkernel.drivers.wasm.worker.instances import Ended, Instance, Stopped, language_linker
-from agentkernel.drivers.wasm.worker.run import Run, run_module
+from agentkernel.drivers.wasm.worker.instances import ABORT, Ended, Instance, Stopped, language_linker, trap_words
+from agentkernel.drivers.wasm.worker.run import KILL, Run, run_module
 from agentkernel.drivers.wasm.worker.tree import Tree
 from agentkernel.wire import program
 
@@ -51,7 +51,7 @@ class Language:
 
     def _new(self) -> _Prepared:
         instance = Instance(self._engine, self._root, self._memory_bytes)
-        prepared = _Prepared(instance, lambda ready: instance.run_language(self._linker, self._code, ready))
+        prepared = _Prepared(instance, lambda: instance.run_language(self._linker, self._code))
         threading.Thread(target=prepared.live, daemon=True, args=(self.prepare,)).start()
         return prepared
 
@@ -59,29 +59,37 @@ class Language:
 class _Prepared:
     """An instance on its way to its program."""
 
-    def __init__(self, instance: Instance, act: Callable[[Callable[[], None]], Ended]) -> None:
-        self.instance = instance
+    def __init__(self, instance: Instance, act: Callable[[], Ended]) -> None:
+        self._instance = instance
         self._act = act
         self._run: Run | None = None
+        self._ended: Ended | None = None
+        self._lock = threading.Lock()
 
     def begin(self, run: Run) -> None:
-        """This program."""
-        self._run = run
+        """This program. An instance that came to nothing before it had one ends it at once."""
         run.started()
-        run.begin(self.instance)
+        with self._lock:
+            self._run, ended = run, self._ended
+        run.begin(self._instance)
+        if ended is not None:
+            run.finished(ended)
 
     def live(self, prepare_next: Callable[[], None]) -> None:
         """The thread."""
         try:
-            ended = self._act(lambda: None)
+            ended = self._act()
         except Stopped:
-            ended = Ended(0, 9)
+            ended = Ended(0, KILL)
         except WasmtimeError as error:
-            ended = Ended(0, 6, str(error)[:500])
-        if self._run is not None:
-            self._run.finished(ended)
-        self.instance.close()
-        prepare_next()
+            ended = Ended(0, ABORT, trap_words(str(error)))
+        with self._lock:
+            run, self._ended = self._run, ended
+        if run is not None:
+            run.finished(ended)
+        self._instance.close()
+        if run is not None:  # else it would fail again and again
+            prepare_next()
 
 
 class Host:
@@ -132,13 +140,14 @@ class Host:
     def _start_module(self, run: Run, name: str) -> program.Failed | None:
         try:
             content = self._read(posixpath.join(run.request.cwd, name))
+            folder = self._tree.open(run.request.cwd, os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
             return program.Failed(error.errno or errno.EIO, f"program: {name}")
         instance = Instance(self._engine, self._tree.path, self._memory_bytes)
         run.begin(instance)
 
         def live() -> None:
-            run_module(run, instance, content, name)
+            run_module(run, instance, content, folder)
             instance.close()
 
         threading.Thread(target=live, daemon=True).start()

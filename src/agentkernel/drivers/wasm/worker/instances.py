@@ -104,10 +104,12 @@ class Instance:
             os.close(self._stdin_read)
             self._stdin_read = -1
 
-    def _configured(self, *, argv: tuple[bytes, ...] = (), env: tuple[bytes, ...] = ()) -> Store:
+    def _configured(self, program: Program | None = None, folder: int = -1) -> Store:
         wasi = WasiConfig()
-        wasi.argv = [word.decode("utf-8", "replace") for word in argv]
-        wasi.env = [entry.decode("utf-8", "replace").split("=", 1) for entry in env]
+        if program is not None:
+            wasi.argv = [word.decode("utf-8", "replace") for word in program.argv]
+            wasi.env = [entry.decode("utf-8", "replace").split("=", 1) for entry in program.env]
+            wasi.preopen_dir(f"/proc/self/fd/{folder}", ".")
         wasi.stdin_file = f"/proc/self/fd/{self._stdin_read}"
         wasi.stdout_custom = lambda data: self._write(data, "stdout")
         wasi.stderr_custom = lambda data: self._write(data, "stderr")
@@ -125,27 +127,31 @@ class Instance:
         output: Output = program.stdout if name == "stdout" else program.stderr
         return len(data) if output(data) else -EIO
 
-    def run_language(self, linker: component.Linker, code: component.Component, ready: Callable[[], None]) -> Ended:
-        """Instantiate a language's component, tell when it wants its program, run that one to its end."""
-        _local.instance, _local.ready = self, ready
+    def run_language(self, linker: component.Linker, code: component.Component) -> Ended:
+        """Instantiate a language's component, have it wait for its program, run that one to its end."""
+        _local.instance = self
         store = self._configured()
         run = linker.instantiate(store, code).get_func(store, "run")
         if run is None:
             raise WasmtimeError("the component does not export run")
         return self._ended(lambda: Ended(int(run(store))))
 
-    def run_module(self, content: bytes) -> Callable[[], Ended]:
-        """Compile a WASI command, component or core module; returns what runs it. Raises WasmtimeError."""
+    def run_module(self, content: bytes, folder: int) -> Callable[[], Ended]:
+        """Compile a WASI command, component or core module; returns what runs it. Raises WasmtimeError.
+
+        Args:
+            folder: descriptor of its working directory, which is preopened as `.`: WASI has no other way to say it.
+        """
         program = self.take()
         if is_component(content):
             made = component.Component(self._engine, content)
-            store = self._configured(argv=program.argv, env=program.env)
+            store = self._configured(program, folder)
             linker = component.Linker(self._engine)
             linker.add_wasip2()
             start = _exported_run(store, made, linker.instantiate(store, made))
             return lambda: self._ended(lambda: _of_result(start(store)))
         module = wasmtime.Module(self._engine, content)
-        store = self._configured(argv=program.argv, env=program.env)
+        store = self._configured(program, folder)
         core = wasmtime.Linker(self._engine)
         core.define_wasi()
         instantiated = core.instantiate(store, module)
@@ -211,7 +217,6 @@ _local = threading.local()
 
 def _take(_store: object) -> str:
     instance: Instance = _local.instance
-    _local.ready()
     try:
         program = instance.take()
     except Stopped:

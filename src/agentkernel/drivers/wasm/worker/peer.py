@@ -122,7 +122,8 @@ class Peer:
                 if mask & selectors.EVENT_WRITE:
                     self._flush()
             else:
-                feeders[key.fd].push()
+                with self.credit:
+                    feeders[key.fd].push()
 
     def _feeders(self) -> list[Feeder]:
         with self.credit:
@@ -165,8 +166,7 @@ class Peer:
         """A new epoch, or none: programs go on without input, and nobody hears them."""
         self._held = None
         for run in self._runs.values():
-            if run.feeder is not None:
-                run.feeder.close()
+            run.drop_input()
         self._orphans.update(self._runs.values())
         self._runs.clear()
         self._transfers.forget()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 from typing import Protocol
@@ -10,12 +11,15 @@ from typing import Protocol
 from wasmtime import WasmtimeError
 
 from agentkernel.drivers.wasm.worker.feeder import Feeder
-from agentkernel.drivers.wasm.worker.instances import Ended, Instance, Program, Stopped
+from agentkernel.drivers.wasm.worker.instances import Ended, Instance, Program, Stopped, trap_words
 from agentkernel.wire import program
 from agentkernel.wire.fields import Payload
 from agentkernel.wire.frames import MOST_PAYLOAD_BYTES
 
 KILL = 9
+NOT_EXECUTABLE = 126
+QUICKLY_COMPILED_BYTES = 4 << 20
+"""Larger modules count as started before they are compiled: a host waits 20 s for a start, and no longer."""
 STOP_GRACE_S = 0.2
 """How long a stopped program may take to be gone before its end is told all the same: one that sleeps inside WASI wakes
 when its sleep is over, runs nothing any more, and is gone then.
@@ -51,6 +55,7 @@ class Run:
         self._over = False
         self._signal = 0
         self._began_s = 0.0
+        self._used_us = 0
 
     def begin(self, instance: Instance) -> None:
         """Give the program to an instance, whose thread goes on from there."""
@@ -76,15 +81,19 @@ class Run:
             if self._signal or self._over:
                 return
             self._signal = number
-        if self.feeder is not None:
-            self.feeder.end()
         if self._instance is not None:
             self._instance.stop()
         with self._line.credit:
+            self.drop_input()
             self._line.credit.notify_all()
         timer = threading.Timer(STOP_GRACE_S, self._tell, (Ended(0, number),))
         timer.daemon = True
         timer.start()
+
+    def drop_input(self) -> None:
+        """It reads no more. Under the line's lock."""
+        if self.feeder is not None:
+            self.feeder.close()
 
     # The thread of the program:
 
@@ -99,11 +108,14 @@ class Run:
             if self._over:
                 return
             self._over = True
-        self._line.say(self.number, program.Failed(error, what))
+        with self._line.credit:
+            self.drop_input()
+            self._line.say(self.number, program.Failed(error, what))
         self._line.ended(self)
 
     def finished(self, ended: Ended) -> None:
         """It has ended by itself, or was stopped."""
+        self._used_us = max(0, int((time.thread_time() - self._began_s) * 1e6)) if self._began_s else 0
         if ended.words and not self._signal:
             self._stderr(f"agentkernel: {ended.words}\n".encode())
         self._tell(Ended(0, self._signal) if self._signal else ended)
@@ -113,9 +125,10 @@ class Run:
             if self._over:
                 return
             self._over = True
-        used_us = max(0, int((time.thread_time() - self._began_s) * 1e6)) if self._began_s else 0
         how, code = (1, ended.signal) if ended.signal else (0, ended.code)
-        self._line.say(self.number, program.Exit(how, code, used_us, 0, 0))
+        with self._line.credit:
+            self.drop_input()
+            self._line.say(self.number, program.Exit(how, code, self._used_us, 0, 0))
         self._line.ended(self)
 
     def _stdout(self, data: bytes) -> bool:
@@ -140,23 +153,28 @@ class Run:
         return not self._signal
 
 
-def run_module(run: Run, instance: Instance, content: bytes, name: str) -> None:
-    """A WASI command from its bytes to its end, on a thread of its own."""
+def run_module(run: Run, instance: Instance, content: bytes, folder: int) -> None:
+    """A WASI command from its bytes to its end, on a thread of its own.
+
+    Args:
+        folder: descriptor of its working directory; closed here.
+    """
+    name = os.fsdecode(run.request.argv[0])
+    started = len(content) > QUICKLY_COMPILED_BYTES
+    if started:
+        run.started()
     try:
-        act = instance.run_module(content)
+        try:
+            act = instance.run_module(content, folder)
+        finally:
+            os.close(folder)
+        if not started:
+            run.started()
+        run.finished(act())
     except Stopped:
         run.finished(Ended(0, KILL))
-        return
-    except WasmtimeError:
-        run.failed(errno.ENOEXEC, f"program: {name}")
-        return
-    run.started()
-    execute(run, act)
-
-
-def execute(run: Run, act: object) -> None:
-    """Run what was prepared and tell its end."""
-    try:
-        run.finished(act())  # type: ignore[operator]
-    except Stopped:
-        run.finished(Ended(0, KILL))
+    except WasmtimeError as error:
+        if started:
+            run.finished(Ended(NOT_EXECUTABLE, words=f"{name}: {trap_words(str(error))}"))
+        else:
+            run.failed(errno.ENOEXEC, f"program: {name} ({trap_words(str(error))})")

@@ -25,6 +25,8 @@ WRITE_FLAGS = files.ATOMIC | files.APPEND | files.MAKE_PARENTS | files.EXCLUSIVE
 class Line(Protocol):
     """What a transfer needs of the peer."""
 
+    credit: threading.Condition
+
     def say(self, number: int, message: Payload) -> None: ...
 
     def room(self, number: int) -> int: ...
@@ -171,9 +173,11 @@ class Transfers:
 
     def extracted(self, number: int, extracting: _Extracting, answer: Payload) -> None:
         """It is done, unless it was abandoned meanwhile."""
-        if self._extracting.get(number) is extracting:
-            del self._extracting[number]
-            self._line.say(number, answer)
+        with self._line.credit:
+            if self._extracting.get(number) is extracting:
+                del self._extracting[number]
+                extracting.feeder.close()
+                self._line.say(number, answer)
 
     def took(self, number: int, size: int) -> None:
         """An archive's bytes went on."""

@@ -28,6 +28,7 @@ class StandardLibrary(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader)
         self._source: dict[str, bytes] = {}
         self._packages: set[str] = set()
         self._aside: dict[str, ModuleType] = {}
+        self._together: dict[str, tuple[str, ...]] = {}
 
     def read(self) -> None:
         """Compile all that is there, while the component is built."""
@@ -66,6 +67,23 @@ class StandardLibrary(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader)
                 if name in self._packages:
                     module.__path__ = [os.path.dirname(self.get_filename(name))]
 
+        self._together = {name: self._needed_by(name) for name in self._aside}
+
+    def _needed_by(self, name: str) -> tuple[str, ...]:
+        """What is imported along with a module: modules look each other up in `sys.modules`."""
+        found, waiting = set(), [name]
+        while waiting:
+            one = waiting.pop()
+            if one in found or one not in self._aside:
+                continue
+            found.add(one)
+            waiting.extend(other for other in self._aside if other.startswith(one + "."))
+            for value in vars(self._aside[one]).values():
+                source = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+                if isinstance(source, str):
+                    waiting.append(source)
+        return tuple(sorted(found - {name}))
+
     def find_spec(self, fullname, path=None, target=None):
         """Whatever is ours."""
         if fullname not in self._code:
@@ -79,10 +97,10 @@ class StandardLibrary(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader)
         return spec
 
     def create_module(self, spec):
-        """The one that was put aside, with the parts that it had."""
+        """The one that was put aside, with all that was imported for it."""
         module = self._aside.get(spec.name)
         if module is not None:
-            for name in [name for name in self._aside if name.startswith(spec.name + ".")]:
+            for name in self._together[spec.name]:
                 sys.modules.setdefault(name, self._aside[name])
         return module
 
