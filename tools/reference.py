@@ -29,6 +29,8 @@ OTHER_VARIABLES = {
     "AGENTKERNEL_SOCKET": "path of the daemon's socket alone",
     "AGENTKERNEL_DATA": "data folder: tools, kernels, images; default `agentkernel` in `$XDG_DATA_HOME`, "
     "else in `~/.local/share`",
+    "AGENTKERNEL_BACKEND": "backend of `agentkernel run` when it names none, in the words of `--backend`; default "
+    "`microvm`. A variable and no key, because clients read no file",
     "AGENTKERNEL_MIRROR": "package archive to use in place of the host's sources",
     "AGENTKERNEL_KERNEL": "`backports` (default, the newest that the archive has) or `stable`",
 }

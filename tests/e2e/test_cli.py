@@ -273,7 +273,11 @@ def test_a_daemon_of_another_version_is_replaced_when_idle_and_named_when_busy(f
 def test_doctor_names_the_tier_and_the_reason(agentkernel: Agentkernel) -> None:
     said = agentkernel("doctor")
     assert said.returncode == 0
-    assert "isolation vm" in said.stdout.decode()
-    (verdict,) = json.loads(agentkernel("doctor", "--json").stdout).values()
-    assert verdict["usable"] is True
-    assert verdict["isolation"] in {"vm", "vm-emulated"}
+    heading, *rows = said.stdout.decode().splitlines()
+    assert heading.split() == ["driver", "usable", "tier", "version", "reason", "remedy"]
+    (qemu,) = [row.split() for row in rows if row.startswith("qemu")]
+    assert qemu[1] == "yes"
+    verdicts = json.loads(agentkernel("doctor", "--json").stdout)
+    assert len(verdicts) == len(rows)
+    assert verdicts["qemu"]["usable"] is True
+    assert verdicts["qemu"]["isolation"] == qemu[2] in {"vm", "vm-emulated"}

@@ -12,7 +12,7 @@ import pytest
 
 from agentkernel.cli import hot
 from agentkernel.cli.commands import main as cold
-from agentkernel.daemon.places import places
+from agentkernel.home.places import places
 from agentkernel.images.recipe import Cookbook
 from agentkernel.images.tools import MACHINES
 from agentkernel.model import errors
@@ -108,7 +108,9 @@ EVERYTHING = [
 ]
 
 
-@pytest.mark.parametrize("arguments", [["true"], ["--", "sh", "-c", "exit 3"], EVERYTHING], ids=len)
+@pytest.mark.parametrize(
+    "arguments", [["true"], ["--", "sh", "-c", "exit 3"], ["--image", "debian:12", "-b", "docker"], EVERYTHING], ids=len
+)
 @pytest.mark.parametrize("kind", [Exec, ExecStart])
 def test_a_message_of_the_hot_path_is_a_request(arguments: list[str], kind: type[Exec | ExecStart]) -> None:
     options = hot.parse(arguments)
@@ -116,7 +118,7 @@ def test_a_message_of_the_hot_path_is_a_request(arguments: list[str], kind: type
     request = decode_request(json.dumps(message).encode())
     assert isinstance(request, kind), request
     assert request.command == options.command
-    assert request.runtime == options.runtime
+    assert (request.runtime, request.image) == (options.runtime, options.image)
     assert request.env == options.env
     assert request.cwd == options.workdir
     assert request.user == options.user

@@ -5,32 +5,67 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agentkernel.drivers.catalogue import Settings, catalogue
+import anyio
+
 from agentkernel.drivers.contract import Driver
+from agentkernel.home.drivers import drivers_of
+from agentkernel.home.places import places
+from agentkernel.home.settings import load_config
 from agentkernel.images.store import Store
 from agentkernel.model.readiness import Readiness
+
+DEADLINE_S = 60.0
+"""How long a probe may take: enough for a boot of an emulated machine, not for fetching what it is made from."""
 
 
 @contextmanager
 def _drivers(store: Store) -> Iterator[dict[str, Driver]]:
-    """Every driver by the word that a user knows it by; what their trials need is gone with the block."""
+    """Every driver by the word that a user knows it by; what their trials need is gone with the block.
+
+    Raises:
+        Refused: the configuration is not well formed.
+    """
+    config = load_config(places(os.environ).config, os.environ).config
     trials = Path(tempfile.mkdtemp(prefix="agentkernel-doctor-"))
     try:
-        settings = Settings(environ=os.environ, verdicts=store.data / "readiness", trials=trials)
-        yield {str(vmm or backend): driver for (backend, vmm), driver in catalogue(store, settings).items()}
+        drivers = drivers_of(config, store, environ=os.environ, data=store.data, trials=trials)
+        yield {str(vmm or backend): driver for (backend, vmm), driver in drivers.items()}
     finally:
         shutil.rmtree(trials, ignore_errors=True)
 
 
-async def examine(store: Store) -> dict[str, Readiness]:
-    """Driver to verdict. Boots a small machine where no verdict is kept yet."""
+async def examine(store: Store, *, deadline_s: float = DEADLINE_S) -> dict[str, Readiness]:
+    """Driver to verdict, as the user's configuration has them. Boots a small machine where no verdict is kept yet."""
     with _drivers(store) as drivers:
-        return {name: await driver.probe() for name, driver in drivers.items()}
+        return await verdicts(drivers, deadline_s=deadline_s)
+
+
+async def verdicts(drivers: Mapping[str, Driver], *, deadline_s: float) -> dict[str, Readiness]:
+    """All drivers tried at the same time, in their order. One that fails or does not answer has that for a verdict."""
+    found: dict[str, Readiness] = {}
+
+    async def probe(name: str, driver: Driver) -> None:
+        with anyio.move_on_after(deadline_s) as patience:
+            try:
+                found[name] = await driver.probe()
+            except Exception as err:  # a fault of one driver's is its own verdict, not the end of the table
+                found[name] = Readiness(usable=False, reason=f"the probe failed: {type(err).__name__}: {err}")
+        if patience.cancelled_caught:
+            found[name] = Readiness(
+                usable=False,
+                reason=f"no answer within {deadline_s:g} s",
+                remedy="`agentkernel setup` fetches what a first trial needs; `doctor --timeout SECONDS` waits longer",
+            )
+
+    async with anyio.create_task_group() as group:
+        for name, driver in drivers.items():
+            group.start_soon(probe, name, driver)
+    return {name: found[name] for name in drivers}
 
 
 def fields(verdict: Readiness) -> dict[str, Any]:
@@ -43,3 +78,23 @@ def fields(verdict: Readiness) -> dict[str, Any]:
         "reason": verdict.reason,
         "remedy": verdict.remedy,
     }
+
+
+HEADINGS = ("driver", "usable", "tier", "version", "reason", "remedy")
+
+
+def table(found: Mapping[str, Readiness]) -> list[str]:
+    """The verdicts as lines of aligned columns, the long texts last; blanks at a line's end are left out."""
+    rows = [HEADINGS] + [
+        (
+            name,
+            "yes" if verdict.usable else "no",
+            str(verdict.isolation or "-"),
+            verdict.version or "-",
+            verdict.reason or "-",
+            verdict.remedy,
+        )
+        for name, verdict in found.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agentkernel.admin.console import Console, human_bytes
-from agentkernel.admin.doctor import examine
+from agentkernel.admin.doctor import examine, table
 from agentkernel.images.manifest import disk_bytes
 from agentkernel.images.store import Store
+from agentkernel.model.kinds import Backend
 
 DEFAULT_RUNTIMES = ("base", "python")
 """What setup builds unless told otherwise; the others are built on first use."""
+TOOLS: Mapping[Backend, Sequence[tuple[str, str]]] = {
+    Backend.MICROVM: [("qemu", "QEMU")],
+    Backend.GVISOR: [("runsc", "runsc")],
+}
+"""Programs that setup finds or fetches for a backend, and what a person calls them. Other backends need what the user
+installs, or nothing.
+"""
 
 
 async def setup(
@@ -18,6 +26,7 @@ async def setup(
     console: Console,
     runtimes: Sequence[str] = DEFAULT_RUNTIMES,
     *,
+    backends: Sequence[Backend] = (Backend.MICROVM,),
     verify: bool = False,
     fresh: bool = False,
 ) -> None:
@@ -25,6 +34,7 @@ async def setup(
     it stopped.
 
     Args:
+        backends: what is fetched is what these need.
         verify: read everything that is there and compare it with its digest; what is damaged is made anew.
         fresh: make all of it anew, from new package lists, to get updates.
 
@@ -39,18 +49,22 @@ async def setup(
         store.refresh_tools()
     if verify:
         await check(store, console)
-    qemu = await store.tool("qemu", console.step)
-    where = "the system's" if str(qemu.root) == "/" else "private"
-    console.done("tools", f"QEMU {qemu.version}, {where}")
-    kernel = await store.kernel(console.step)
-    console.done("kernel", f"Linux {kernel.release}")
+    for name, spoken in [tool for backend in backends for tool in TOOLS.get(backend, ())]:
+        tool = await store.tool(name, console.step)
+        where = "the system's" if str(tool.root) == "/" else "private"
+        console.done("tools", f"{spoken} {tool.version}, {where}")
+    if Backend.MICROVM in backends:
+        kernel = await store.kernel(console.step)
+        console.done("kernel", f"Linux {kernel.release}")
     for runtime in runtimes:
         digest = await store.ensure(runtime, console.step)
         path = await store.root(digest)
         console.done(f"image {runtime}", human_bytes(disk_bytes(path)))
-    console.step("trial", "boot a small machine")
-    for name, verdict in (await examine(store)).items():
-        console.done("trial", f"{name}: {verdict.isolation if verdict.usable else verdict.reason}")
+    console.step("trial", "every driver runs something small")
+    found = await examine(store)
+    console.done("trial", f"{sum(verdict.usable for verdict in found.values())} of {len(found)} drivers work here")
+    for line in table(found):
+        console.say(f"  {line}")
 
 
 async def check(store: Store, console: Console) -> bool:

@@ -1,8 +1,9 @@
-"""`setup`, `images`, `uninstall`: thin commands over `admin`. Also runs alone, as `python -m
+"""`setup`, `doctor`, `images`, `uninstall`: thin commands over `admin`. Also runs alone, as `python -m
 agentkernel.cli.admin_commands`."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
@@ -11,12 +12,14 @@ from typing import ParamSpec
 import anyio
 import click
 
+from agentkernel.admin import doctor as doctoring
 from agentkernel.admin import setup as setting_up
 from agentkernel.admin import uninstall as uninstalling
 from agentkernel.admin.console import Console, human_bytes
 from agentkernel.cli.hot import runtime_of
 from agentkernel.images.store import Store
 from agentkernel.model.errors import DOORS, AgentkernelError, code_of
+from agentkernel.model.kinds import Backend
 
 P = ParamSpec("P")
 
@@ -50,13 +53,52 @@ def admin() -> None:
 @click.argument("runtimes", nargs=-1)
 @click.option("--verify", is_flag=True, help="Read everything that is there and compare it with its digest.")
 @click.option("--fresh", is_flag=True, help="Make all of it anew, to get the packages' updates.")
+@click.option(
+    "-b",
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice([backend.value for backend in Backend]),
+    help="Fetch what this backend needs; may be repeated. Default: microvm.",
+)
 @click.option("--for-command", metavar="WORD", help="The runtime that `run` would choose for that command.")
 @_command
-async def setup(runtimes: tuple[str, ...], verify: bool, fresh: bool, for_command: str | None) -> None:
+async def setup(
+    runtimes: tuple[str, ...], verify: bool, fresh: bool, backends: tuple[str, ...], for_command: str | None
+) -> None:
     """Find or make all that a first command needs. RUNTIMES: images to build, base and python unless given."""
     if for_command is not None:
         runtimes += (runtime_of(for_command),)
-    await setting_up.setup(Store(), Console(), runtimes or setting_up.DEFAULT_RUNTIMES, verify=verify, fresh=fresh)
+    await setting_up.setup(
+        Store(),
+        Console(),
+        runtimes or setting_up.DEFAULT_RUNTIMES,
+        backends=[Backend(name) for name in backends or (Backend.MICROVM,)],
+        verify=verify,
+        fresh=fresh,
+    )
+
+
+@admin.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=doctoring.DEADLINE_S,
+    show_default=True,
+    help="How long to wait for each driver; all are tried at the same time.",
+)
+@_command
+async def doctor(as_json: bool, timeout_s: float) -> None:
+    """Try every driver: whether it works here, how strongly it isolates, and what to do if not."""
+    found = await doctoring.examine(Store(), deadline_s=timeout_s)
+    if as_json:
+        click.echo(json.dumps({name: doctoring.fields(verdict) for name, verdict in found.items()}))
+        return
+    for line in doctoring.table(found):
+        click.echo(line)
 
 
 @admin.group()

@@ -10,11 +10,10 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-import anyio
 import click
 
 from agentkernel import __version__
-from agentkernel.cli.admin_commands import images, setup, uninstall
+from agentkernel.cli.admin_commands import doctor, images, setup, uninstall
 from agentkernel.cli.hot import EXIT_OURS, Failure, complain, socket_path
 from agentkernel.cli.starting import start_daemon, stop_daemon
 from agentkernel.client import Connection, DaemonError
@@ -117,21 +116,7 @@ def logs(*, lines: int, follow: bool) -> None:
                 time.sleep(0.2)
 
 
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
-def doctor(*, as_json: bool) -> None:
-    """Say for each driver whether it works here, how strong it isolates, and what to do if not."""
-    from agentkernel.admin.doctor import examine, fields
-    from agentkernel.images.store import Store
-
-    found = {name: fields(verdict) for name, verdict in anyio.run(examine, Store()).items()}
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    for name, facts in found.items():
-        click.echo(f"{name}: {_verdict(facts)}")
-
-
+main.add_command(doctor)
 main.add_command(setup)
 main.add_command(images)
 main.add_command(uninstall)

@@ -45,7 +45,9 @@ HELP = """usage: agentkernel run [OPTIONS] -- COMMAND [ARGUMENT...]
 Run one command in a fresh sandbox; its output, exit code and signals pass through.
 
   -r, --runtime NAME    what is installed in it; by default chosen by the command's name, else base
-  -b, --backend NAME    microvm (default), qemu, firecracker, docker, podman, gvisor, wasm, hyperlight, apple, auto
+      --image NAME      an image that the backend has or can fetch, in place of a runtime; without COMMAND, its own
+  -b, --backend NAME    microvm, qemu, firecracker, docker, podman, gvisor, wasm, hyperlight, apple, or auto for the
+                        strongest that works here; default: AGENTKERNEL_BACKEND, else microvm
   -d, --dir PATH        copy this folder into /workspace first (.gitignore and .agentkernelignore are honoured)
   -e, --env NAME=VALUE  set a variable inside; NAME alone passes the one from here; may be repeated
   -w, --workdir PATH    working directory inside, default /workspace
@@ -73,7 +75,8 @@ class Options:
 
     def __init__(self) -> None:
         self.runtime = ""
-        self.backend = "microvm"
+        self.image = ""
+        self.backend = os.environ.get("AGENTKERNEL_BACKEND") or "microvm"
         self.directory = ""
         self.env: dict[str, str] = {}
         self.workdir = ""
@@ -141,10 +144,13 @@ def parse(arguments: list[str]) -> Options:
                 raise Failure(f"{name} needs a value", USAGE)
             value = rest.pop(0)
         apply_flag(options, name, value)
-    if not rest:
+    if options.image and options.runtime:
+        raise Failure("--runtime and --image exclude each other", "an image takes the place of a runtime")
+    if not rest and not options.image:
         raise Failure("no command given", USAGE)
     options.command = rest
-    options.runtime = options.runtime or runtime_of(rest[0])
+    if not options.image:
+        options.runtime = options.runtime or runtime_of(rest[0])
     return options
 
 
@@ -158,6 +164,8 @@ def apply_flag(options: Options, name: str, value: str) -> None:
     match name:
         case "-r" | "--runtime":
             options.runtime = value
+        case "--image":
+            options.image = value
         case "-b" | "--backend":
             options.backend = value
         case "-d" | "--dir":
@@ -193,12 +201,13 @@ def message_of(options: Options, cmd: str) -> dict[str, object]:
     backend, vmm = BACKENDS.get(options.backend, (options.backend, None))
     message: dict[str, object] = {
         "cmd": cmd,
-        "runtime": options.runtime,
         "command": options.command,
         "backend": backend,
         "request_id": "run",
     }
     optional: dict[str, object] = {
+        "runtime": options.runtime,
+        "image": options.image,
         "vmm": vmm,
         "env": options.env,
         "cwd": options.workdir,

@@ -24,7 +24,7 @@ def acquired(session: "Session", directory: str, message: dict[str, object]) -> 
     """Lease a sandbox like the one `message` asks for; returns the lease."""
     if not os.path.isdir(directory):
         raise Failure(f"--dir {directory}: not a folder")
-    wanted = ("runtime", "backend", "vmm", "minimum_isolation")
+    wanted = ("runtime", "image", "backend", "vmm", "minimum_isolation")
     return str(session.ask({"cmd": "acquire", **{name: message[name] for name in wanted if name in message}})["id"])
 
 

@@ -19,13 +19,13 @@ import anyio.abc
 from agentkernel import __version__
 from agentkernel.daemon.listener import listening, locked
 from agentkernel.daemon.logs import log_to
-from agentkernel.daemon.places import Places, places, prepare
 from agentkernel.daemon.server import accepting
 from agentkernel.daemon.service import Service
-from agentkernel.daemon.settings import load_config
-from agentkernel.drivers.catalogue import Settings, catalogue
 from agentkernel.engine.engine import Engine
 from agentkernel.engine.snapshots import Snapshots
+from agentkernel.home.drivers import drivers_of
+from agentkernel.home.places import Places, places, prepare
+from agentkernel.home.settings import load_config
 from agentkernel.images.store import Store
 from agentkernel.journal import Journal
 from agentkernel.model.errors import AgentkernelError, code_of
@@ -89,15 +89,7 @@ class Readiness:
 async def serve(home: Places, config: Config, ready: Readiness) -> None:
     """Listen, answer, and end everything when told to."""
     store = Store(os.environ)
-    settings = Settings(
-        environ=os.environ,
-        verdicts=store.data / "readiness",
-        trials=home.sandboxes,
-        docker_host=config.docker.host,
-        docker_runtime=config.docker.runtime,
-        podman_host=config.podman.host,
-        allow_unlimited=config.security.allow_unlimited,
-    )
+    drivers = drivers_of(config, store, environ=os.environ, data=store.data, trials=home.sandboxes)
     limits = HostLimits(
         max_sandboxes=config.pool.max_sandboxes,
         max_booting=max(1, os.cpu_count() or 1),
@@ -105,14 +97,13 @@ async def serve(home: Places, config: Config, ready: Readiness) -> None:
     )
     async with Journal.open(home.journal) as journal:
         engine = Engine(
-            drivers=catalogue(store, settings),
+            drivers=drivers,
             journal=journal,
             directory=home.sandboxes,
             limits=limits,
             snapshots=Snapshots(home.snapshots),
             queue_timeout_s=config.pool.queue_timeout_s,
             lease_ttl_s=config.pool.lease_ttl_s,
-            warm_up=store.warm_up,
             idle_pause_s=config.pool.idle_pause_s,
             templates=config.pool.templates and config.security.share_template_memory,
         )

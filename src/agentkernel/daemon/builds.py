@@ -1,6 +1,4 @@
-"""First use of a runtime: its image is built once, for all who wait for it, by the daemon and not by a caller that may
-go away.
-"""
+"""First use of an image: a runtime's is built once, one by name is fetched once, for all who wait for it."""
 
 from __future__ import annotations
 
@@ -8,14 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-import anyio
-import anyio.abc
-
-from agentkernel.drivers.contract import Tell
-from agentkernel.engine.groups import task_group
+from agentkernel.daemon.shared import SharedWork, Work
+from agentkernel.drivers.contract import Driver, Tell
 from agentkernel.model.ids import Digest
-
-LINES_KEPT = 8
+from agentkernel.model.spec import ImageFacts
 
 
 class Images(Protocol):
@@ -27,59 +21,49 @@ class Images(Protocol):
     def is_built(self, runtime: str) -> bool:
         """Whether that image is there."""
 
+    def warm_up(self, runtime: str) -> tuple[tuple[str, ...], ...]:
+        """Throwaway commands for its new sandboxes. Raises NotFound."""
+
     async def ensure(self, runtime: str, progress: Callable[..., None] | None = None) -> Digest:
         """The digest of a runtime's image, which is built first when it is missing."""
 
 
-class _Build:
-    """One build under way. `said` wakes whoever passes its progress on; `digest` or `failure` is there once it is
-    `over`.
-    """
+class _Activities:
+    """Steps of a build as lines: a new one when something else goes on than before, not for every step of it."""
 
-    def __init__(self) -> None:
-        self.line = ""
+    def __init__(self, work: Work[Digest]) -> None:
+        self._work = work
         self._activity = ""
-        self.said = anyio.Event()
-        self.over = False
-        self.digest: Digest | None = None
-        self.failure: Exception | None = None
 
     def progress(self, stage: str, detail: str, done_bytes: int | None = None, total_bytes: int | None = None) -> None:
-        """A new line when something else goes on than before, not for every step of it."""
+        """One step."""
         activity = f"{stage}: {detail.partition(' ')[0]}"
         if activity != self._activity:
             self._activity = activity
-            self.line = activity + (f" ({total_bytes >> 20} MB)" if total_bytes else "")
-            self._wake()
-
-    def end(self) -> None:
-        """Nothing follows."""
-        self.over = True
-        self._wake()
-
-    def _wake(self) -> None:
-        self.said.set()
-        self.said = anyio.Event()
+            self._work.say(activity + (f" ({total_bytes >> 20} MB)" if total_bytes else ""))
 
 
 class Builds:
-    """Images by runtime, built on first use. Enter `running` first."""
+    """Images by runtime, built on first use, and images by name, fetched by their driver. Enter `running` first."""
 
     def __init__(self, images: Images) -> None:
         self._images = images
-        self._under_way: dict[str, _Build] = {}
-        self._group: anyio.abc.TaskGroup
+        self._builds: SharedWork[Digest] = SharedWork()
+        self._pulls: SharedWork[ImageFacts] = SharedWork()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Builds live as long as this block; those under way at its end are given up, and what they made is removed."""
-        async with task_group() as self._group:
+        """Work lives as long as this block; what is under way at its end is given up, and what it made is removed."""
+        async with self._builds.running(), self._pulls.running():
             yield
-            self._group.cancel_scope.cancel()
 
     def is_built(self, runtime: str) -> bool:
         """Whether the image is there."""
         return self._images.is_built(runtime)
+
+    def warm_up(self, runtime: str) -> tuple[tuple[str, ...], ...]:
+        """Throwaway commands for its new sandboxes."""
+        return self._images.warm_up(runtime)
 
     async def ensure(self, runtime: str, tell: Tell | None = None) -> Digest:
         """The digest of the runtime's image, once it is there.
@@ -90,27 +74,24 @@ class Builds:
         """
         if self._images.is_built(runtime):
             return self._images.resolve(runtime)
-        build = self._under_way.get(runtime)
-        if build is None:
-            build = self._under_way[runtime] = _Build()
-            self._group.start_soon(self._run, runtime, build)
-        told = ""
-        while not build.over:
-            said, line = build.said, build.line
-            if tell is not None and line != told:
-                told = line
-                await tell(line)
-            if build.said is said and not build.over:
-                await said.wait()
-        if build.digest is None:
-            raise build.failure or RuntimeError("a build ended without a result")
-        return build.digest
 
-    async def _run(self, runtime: str, build: _Build) -> None:
-        try:
-            build.digest = await self._images.ensure(runtime, build.progress)
-        except Exception as err:
-            build.failure = err
-        finally:
-            del self._under_way[runtime]
-            build.end()
+        async def build(work: Work[Digest]) -> Digest:
+            return await self._images.ensure(runtime, _Activities(work).progress)
+
+        return await self._builds.result(runtime, build, tell)
+
+    async def pulled(self, driver: Driver, name: str, tell: Tell | None = None) -> ImageFacts:
+        """What that driver finds under a name, fetched first when it has to be. Asked anew each time: a name may mean
+        another image tomorrow.
+
+        Raises:
+            As `Driver.image`.
+        """
+
+        async def pull(work: Work[ImageFacts]) -> ImageFacts:
+            async def say(line: str) -> None:
+                work.say(line)
+
+            return await driver.image(name, say)
+
+        return await self._pulls.result((driver.backend, driver.vmm, name), pull, tell)

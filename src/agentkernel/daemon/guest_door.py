@@ -17,9 +17,9 @@ import anyio
 import anyio.abc
 
 from agentkernel.daemon.listener import check_peer
-from agentkernel.daemon.places import SOCKET_PATH_LIMIT
 from agentkernel.engine.command import run_command
 from agentkernel.engine.leases import Lease, Leases
+from agentkernel.home.places import SOCKET_PATH_LIMIT
 from agentkernel.model.errors import AgentkernelError
 from agentkernel.model.execution import Started, Stderr, Stdout
 from agentkernel.policy.environment import exec_request

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentkernel.daemon.places import Places, check_owned, prepare
+from agentkernel.home.places import Places, check_owned, prepare
 from agentkernel.model.errors import Busy, Denied
 
 BACKLOG = 512

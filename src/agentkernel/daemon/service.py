@@ -8,72 +8,43 @@ import posixpath
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 
 from agentkernel import __version__
 from agentkernel.daemon.builds import Builds, Images
+from agentkernel.daemon.facts import optional, snapshot_facts, status_reply
 from agentkernel.daemon.guest_door import GuestDoor
-from agentkernel.daemon.places import Places
+from agentkernel.daemon.placing import Place, Placing, wish_of
 from agentkernel.drivers.contract import Process, Tell
 from agentkernel.engine.command import Outcome, Sink, run_command
 from agentkernel.engine.engine import Engine
 from agentkernel.engine.groups import task_group
 from agentkernel.engine.leases import Lease
-from agentkernel.engine.sandbox import Sandbox
-from agentkernel.engine.snapshots import Snapshot
 from agentkernel.engine.timings import Stage
+from agentkernel.home.places import Places
 from agentkernel.model.errors import Refused
 from agentkernel.model.execution import Started, Stderr, Stdout
 from agentkernel.model.ids import LeaseId, SnapshotId
-from agentkernel.model.kinds import Feature, Mode
-from agentkernel.model.spec import BootSpec, LeaseSpec
-from agentkernel.policy.admission import Admitted, Offer, Wish, admit, admit_to
+from agentkernel.model.kinds import Mode
+from agentkernel.policy.admission import Wish
 from agentkernel.policy.config import Config
 from agentkernel.policy.environment import CWD, exec_request
-from agentkernel.policy.presets import PRESETS, warm_range
-from agentkernel.pool.events import Key, Limits
+from agentkernel.policy.images import over
+from agentkernel.policy.presets import PRESETS
 from agentkernel.protocol import replies, requests
 from agentkernel.protocol.codec import REQUESTS
 from agentkernel.protocol.output import Capture, truncation
 from agentkernel.protocol.requests import Request, given
-from agentkernel.protocol.words import WireBackend, wire_backend
+from agentkernel.protocol.words import WireBackend
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 FILL_DELAY_S = 1.0
 """How long the first fill stands back: a daemon is mostly started by somebody who waits for a boot of another key."""
-PROBE_PATIENCE_S = 1.0
 PROTOCOL_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a command runs, with what its lease says of every command there, and what a reply says about it."""
-
-    sandbox: Sandbox
-    defaults: LeaseSpec = field(default_factory=LeaseSpec)
-
-    def facts(self) -> dict[str, Any]:
-        """The reply fields `backend`, `vmm`, `isolation`, `warm`."""
-        spec, readiness = self.sandbox.key.spec, self.sandbox.readiness
-        return {
-            "backend": str(wire_backend(spec.backend)),
-            "vmm": optional(spec.vmm and str(spec.vmm)),
-            "isolation": optional(readiness.isolation and str(readiness.isolation)),
-            "warm": self.sandbox.was_warm,
-        }
-
-
-def optional(value: T | None) -> T | UnsetType:
-    """A reply's optional field: left out when there is nothing to say."""
-    return UNSET if value is None else value
 
 
 class Service:
@@ -87,7 +58,7 @@ class Service:
         self._config = config
         self._door = GuestDoor(home.home / "guest", engine.leases)
         self._doors: anyio.abc.TaskGroup | None = None
-        self._filled: set[Key] = set()
+        self._placing = Placing(engine, self._builds, config)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -142,7 +113,8 @@ class Service:
             case requests.Prewarm():
                 return await self._prewarm(request)
             case requests.Status():
-                return self._status(request)
+                self._engine.try_all()
+                return status_reply(self._engine, request)
             case requests.Hello(request_id=request_id):
                 return replies.HelloReply(
                     version=__version__,
@@ -163,60 +135,19 @@ class Service:
 
     # --- which sandbox ------------------------------------------------------------------------------------------------
 
-    async def _admit(self, wish: Wish, tell: Tell | None = None) -> Admitted:
-        """Policy's verdict, by the probes of the drivers that come into question; waits for those, and says so when
-        it takes long: on first use a probe fetches what it tries.
-        """
-        wanted = [
-            choice
-            for choice in self._engine.drivers
-            if wish.backend in {None, choice[0]} and (wish.vmm is None or choice[1] in {None, wish.vmm})
-        ]
-        with anyio.move_on_after(PROBE_PATIENCE_S) as patience:
-            await self._engine.readiness(*wanted)
-        if patience.cancelled_caught:
-            if tell is not None:
-                await tell("first use: finding or fetching what makes sandboxes here, then trying it")
-            await self._engine.readiness(*wanted)
-        return admit(wish, self._offers(), self._config)
-
-    def _offers(self) -> dict[Any, Offer]:
-        found = self._engine.readiness_now()
-        return {key: Offer(verdict, self._engine.drivers[key].capabilities) for key, verdict in found.items()}
-
-    async def _key(self, admitted: Admitted, runtime: str, mode: Mode, tell: Tell | None, *, fill: bool = False) -> Key:
-        resources, pool = self._config.resources, self._config.pool
-        spec = BootSpec(
-            backend=admitted.backend,
-            runtime=runtime,
-            image=await self._builds.ensure(runtime, tell),
-            vmm=admitted.vmm,
-            vcpus=resources.vcpus,
-            memory_mib=resources.memory_mb,
-            disk_mib=resources.disk_mb,
-            pids=resources.pids,
-        )
-        warm = warm_range(mode, runtime, min_warm=pool.min_warm, max_warm=pool.max_warm)
-        key = Key(spec, mode)
-        if fill:
-            self._filled.add(key)
-        self._engine.configure(key, Limits(warm.min_warm, warm.max_warm), fill=key in self._filled)
-        return key
-
     @asynccontextmanager
     async def placed(self, request: requests.Run, tell: Tell | None = None) -> AsyncIterator[Place]:
         """The lease that the request names, else a fresh sandbox that ends with the block."""
         self.last_used_s = time.monotonic()
         if request.sandbox:
             with self._engine.leases.used(LeaseId(request.sandbox)) as lease:
-                spec = lease.sandbox.key.spec
-                admit_to((spec.backend, spec.vmm), wish_of(request), self._offers(), self._config)
+                self._placing.admit_to(lease.sandbox.key.spec, wish_of(request))
                 yield Place(lease.sandbox, lease.spec)
             return
-        admitted = await self._admit(wish_of(request), tell)
-        sandbox = await self._engine.lend(await self._key(admitted, request.runtime, request.compatibility_mode, tell))
+        aim = await self._placing.aim(wish_of(request), request.compatibility_mode, tell)
+        sandbox = await self._engine.lend(aim.key)
         try:
-            yield Place(sandbox)
+            yield Place(sandbox, aim.defaults)
         finally:
             self.last_used_s = time.monotonic()
             self._engine.give_back(sandbox)
@@ -235,7 +166,7 @@ class Service:
         """Refresh the sandbox, put the request's files there, run the command to its end."""
         stdin = given(request.stdin)
         command = exec_request(
-            request.command,
+            request.command or place.command(),
             env={**place.defaults.env, **request.env},
             cwd=request.cwd or place.defaults.cwd,
             user=request.user or place.defaults.user,
@@ -307,10 +238,8 @@ class Service:
     # --- leases and the pool ------------------------------------------------------------------------------------------
 
     async def _acquire(self, request: requests.Acquire) -> replies.Acquired:
-        admitted = await self._admit(wish_of(request))
-        key = await self._key(admitted, request.runtime, request.compatibility_mode, None)
-        spec = LeaseSpec(request.env, request.cwd, request.user)
-        lease = await self._engine.acquire(key, spec)
+        aim = await self._placing.aim(wish_of(request), request.compatibility_mode)
+        lease = await self._engine.acquire(aim.key, over(aim.defaults, request.env, request.cwd, request.user))
         try:
             await lease.sandbox.guest.refresh()
         except BaseException:
@@ -333,20 +262,21 @@ class Service:
         return None if path is None else str(path)
 
     async def _prewarm(self, request: requests.Prewarm) -> replies.Prewarmed:
-        mode = request.compatibility_mode
-        runtime = PRESETS[mode].runtime
-        key = await self._key(await self._admit(Wish(runtime)), runtime, mode, None, fill=True)
-        count = await self._engine.prewarm((key,))
+        mode, backend = request.compatibility_mode, WireBackend(request.backend).choice
+        aim = await self._placing.aim(Wish(PRESETS[mode].runtime, backend), mode)
+        count = await self._engine.prewarm((aim.key,))  # before it is filled, or others than this call make them
+        self._placing.fill(aim.key)
         return replies.Prewarmed(compatibility_mode=str(mode), count=count, request_id=request.request_id)
 
     async def fill(self) -> None:
         """Once after the start: fill the configured modes whose images are built, when nobody is waiting."""
         await anyio.sleep(FILL_DELAY_S)
+        backend = WireBackend(self._config.pool.prewarm_backend).choice
         for mode in map(Mode, self._config.pool.prewarm):
             runtime = PRESETS[mode].runtime
             try:
                 if self._builds.is_built(runtime):
-                    await self._key(await self._admit(Wish(runtime)), runtime, mode, None, fill=True)
+                    self._placing.fill((await self._placing.aim(Wish(runtime, backend), mode)).key)
             except Refused as err:
                 log.warning("cannot prewarm", extra={"mode": str(mode), "reason": err.message})
 
@@ -377,7 +307,8 @@ class Service:
                 return await self._restore(request)
             case requests.SnapshotList(request_id=request_id):
                 return replies.SnapshotsReply(
-                    snapshots=[_facts_of(snapshot) for snapshot in self._engine.snapshots.all()], request_id=request_id
+                    snapshots=[snapshot_facts(snapshot) for snapshot in self._engine.snapshots.all()],
+                    request_id=request_id,
                 )
             case requests.SnapshotRemove(snapshot=snapshot, request_id=request_id):
                 await self._engine.snapshots.remove(SnapshotId(snapshot))
@@ -398,69 +329,6 @@ class Service:
 
     async def _restore(self, request: requests.SnapshotRestore) -> replies.Acquired:
         spec = self._engine.snapshots.get(SnapshotId(request.snapshot)).spec
-        choice = (spec.backend, spec.vmm)
-        await self._engine.readiness(choice)
-        admit_to(choice, Wish(spec.runtime), self._offers(), self._config)
+        await self._engine.readiness((spec.backend, spec.vmm))
+        self._placing.admit_to(spec, Wish(spec.runtime))
         return self._acquired(await self._engine.restore(SnapshotId(request.snapshot)), request.request_id)
-
-    # --- facts --------------------------------------------------------------------------------------------------------
-
-    def _status(self, request: requests.Status) -> replies.StatusReply:
-        counts = self._engine.counts()
-        drivers: dict[str, replies.DriverStatus] = {}
-        for (backend, vmm), verdict in self._engine.readiness_now().items():
-            name = str(wire_backend(backend))
-            if name not in drivers or (verdict.usable and not drivers[name].usable):
-                drivers[name] = replies.DriverStatus(
-                    usable=verdict.usable,
-                    vmm=optional(vmm and str(vmm)),
-                    isolation=optional(verdict.isolation and str(verdict.isolation)),
-                    reason=optional(verdict.reason or None),
-                    remedy=optional(verdict.remedy or None),
-                )
-        by_mode = {str(mode): count for mode, count in counts.warm_by_mode.items()}
-        return replies.StatusReply(
-            warm=counts.warm,
-            in_use=counts.in_use,
-            min_warm=counts.min_warm,
-            max_warm=counts.max_warm,
-            backends=[name for name, verdict in drivers.items() if verdict.usable],
-            agent_stats=optional(by_mode or None),
-            drivers=drivers,
-            booting=counts.booting,
-            waiting=counts.waiting,
-            version=__version__,
-            timings=optional(self._engine.timings.summary() if request.timings else None),
-            request_id=request.request_id,
-        )
-
-
-def _facts_of(snapshot: Snapshot) -> replies.SnapshotFacts:
-    return replies.SnapshotFacts(
-        snapshot=snapshot.id,
-        runtime=snapshot.spec.runtime,
-        taken_s=int(snapshot.taken_s),
-        size_bytes=snapshot.size_bytes,
-    )
-
-
-def wish_of(request: requests.Run | requests.Acquire) -> Wish:
-    """What of a request policy judges."""
-    running = request if isinstance(request, requests.Run) else None
-    needs = {Feature.STDIN} if running and given(running.stdin) is not None else set()
-    if running and running.files:
-        needs.add(Feature.FILES)
-    return Wish(
-        runtime=request.runtime,
-        backend=WireBackend(request.backend).choice,
-        command=running.command if running else None,
-        vmm=given(request.vmm),
-        minimum_isolation=given(request.minimum_isolation),
-        cwd=request.cwd,
-        user=request.user,
-        image=request.image,
-        profile=request.profile,
-        network=request.network,
-        limits=request.limits,
-        needs=frozenset(needs),
-    )

@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from agentkernel.daemon.service import Place, Service, optional
+from agentkernel.daemon.facts import optional
+from agentkernel.daemon.placing import Place
+from agentkernel.daemon.service import Service
 from agentkernel.drivers.contract import Process
 from agentkernel.engine.command import Outcome, Output
 from agentkernel.engine.groups import task_group

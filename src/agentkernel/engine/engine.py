@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from agentkernel.drivers.contract import Driver, Guest
 from agentkernel.engine.command import WARM_UP, run_command
 from agentkernel.engine.groups import task_group
 from agentkernel.engine.leases import Lease, Leases
+from agentkernel.engine.probes import DriverKey, Probes
 from agentkernel.engine.reaping import reap_leftovers
 from agentkernel.engine.sandbox import WARM_UP_S, Nursery, Sandbox, conceived, live, new_identity
 from agentkernel.engine.snapshots import Snapshot, Snapshots
@@ -27,7 +28,7 @@ from agentkernel.engine.timings import Stage, Timings
 from agentkernel.journal import Journal
 from agentkernel.model.errors import Busy, Refused, Unsupported
 from agentkernel.model.ids import LeaseId, SandboxId, SnapshotId, new_sandbox_id
-from agentkernel.model.kinds import Backend, Feature, Vmm
+from agentkernel.model.kinds import Feature
 from agentkernel.model.readiness import Readiness
 from agentkernel.model.spec import BootSpec, LeaseSpec
 from agentkernel.policy.environment import exec_request
@@ -56,8 +57,6 @@ from agentkernel.pool.machine import Pool
 
 log = logging.getLogger(__name__)
 
-DriverKey = tuple[Backend, Vmm | None]
-
 DRAIN_S = 4.0
 """How long a shutdown waits for sandboxes to end; the supervisors kill what is left when this process ends."""
 
@@ -78,7 +77,6 @@ class Engine:
         snapshots: what is saved of them; beside `directory` unless given.
         queue_timeout_s: how long a request may wait for room.
         lease_ttl_s: how long a lease lives after its last use.
-        warm_up: throwaway commands for a runtime's new sandboxes, run while nobody waits, and for its template.
         templates: clone sandboxes from a template where the driver can; else all boot cold.
         idle_pause_s: a sandbox that nobody took for so long is paused, where its driver can; 0 for never.
     """
@@ -93,7 +91,6 @@ class Engine:
         snapshots: Snapshots | None = None,
         queue_timeout_s: float = 60.0,
         lease_ttl_s: float = 3600.0,
-        warm_up: Callable[[str], Sequence[Sequence[str]]] = lambda _runtime: (),
         templates: bool = True,
         idle_pause_s: float = 0.0,
     ) -> None:
@@ -113,15 +110,13 @@ class Engine:
             self.timings,
             self._templates,
             self._tell,
-            warm_up,
             lambda: self._pool.counts().waiting > 0,
             idle_pause_s,
         )
         self._tickets = itertools.count(1)
         self._waiters: dict[Ticket, _Waiter] = {}
         self._sandboxes: dict[SandboxId, Sandbox] = {}
-        self._readiness: dict[DriverKey, Readiness] = {}
-        self._probed = {key: anyio.Event() for key in drivers}
+        self._probes = Probes(drivers)
         self._wake = anyio.Event()
         self._emptied = anyio.Event()
         self._group: anyio.abc.TaskGroup
@@ -130,14 +125,12 @@ class Engine:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Engine]:
-        """Reap what a crash left, probe the drivers in the background, serve; destroy everything at the end."""
+        """Reap what a crash left, serve; destroy everything at the end."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         await reap_leftovers(self._journal, self.drivers, self._directory)
         await anyio.to_thread.run_sync(self.snapshots.clear)
-        async with anyio.create_task_group() as group, self._templates.running():
+        async with anyio.create_task_group() as group, self._templates.running(), self._probes.running():
             self._group = group
-            for key, driver in self.drivers.items():
-                group.start_soon(self._probe, key, driver)
             group.start_soon(self._tick)
             group.start_soon(self.leases.expire_forever)
             try:
@@ -157,25 +150,20 @@ class Engine:
         if self._sandboxes:
             log.warning("left to their supervisors", extra={"sandboxes": len(self._sandboxes)})
 
-    async def _probe(self, key: DriverKey, driver: Driver) -> None:
-        try:
-            verdict = await driver.probe()
-        except Exception as err:
-            log.exception("probe failed", extra={"driver": str(key)})
-            verdict = Readiness(usable=False, reason=f"the probe failed: {err}", remedy="see the daemon's log")
-        self._readiness[key] = verdict
-        self._probed[key].set()
+    # --- drivers ------------------------------------------------------------------------------------------------------
 
     async def readiness(self, *keys: DriverKey) -> dict[DriverKey, Readiness]:
-        """The verdicts of these drivers, waiting for those whose probe still runs. Unknown keys are left out."""
-        for key in keys:
-            if key in self._probed:
-                await self._probed[key].wait()
-        return {key: self._readiness[key] for key in keys if key in self._readiness}
+        """The verdicts of these drivers, tried now where nobody has. Unknown keys are left out."""
+        return await self._probes.verdicts(*keys)
 
     def readiness_now(self) -> dict[DriverKey, Readiness]:
         """The verdicts that are in."""
-        return dict(self._readiness)
+        return dict(self._probes.known)
+
+    def try_all(self) -> None:
+        """Begin to try every driver that nobody has tried; returns at once."""
+        for key in self.drivers:
+            self._probes.begin(key)
 
     # --- lending ------------------------------------------------------------------------------------------------------
 
@@ -380,14 +368,14 @@ class Engine:
 
     def _boot(self, identifier: SandboxId, key: Key) -> None:
         driver_key = (key.spec.backend, key.spec.vmm)
-        sandbox = Sandbox(identifier, key, self.drivers[driver_key], self._readiness[driver_key])
+        sandbox = Sandbox(identifier, key, self.drivers[driver_key], self._probes.known[driver_key])
         self._sandboxes[identifier] = sandbox
         self._group.start_soon(self._live, sandbox)
 
     async def _make_template(self, spec: BootSpec, driver: Driver) -> Path:
         async def prepare(guest: Guest) -> None:
             await run_command(guest, WARM_UP)
-            for command in self._nursery.warm_up(spec.runtime):
+            for command in spec.warm_up:
                 with suppress(Refused):
                     await run_command(guest, exec_request(command), timeout_s=WARM_UP_S)
 

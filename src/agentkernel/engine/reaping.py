@@ -20,11 +20,16 @@ log = logging.getLogger(__name__)
 
 DriverKey = tuple[Backend, Vmm | None]
 
+REAP_S = 10.0
+"""How long a driver may take for one leftover. A daemon does not wait longer for an engine that may be gone for good:
+somebody waits for the daemon.
+"""
+
 
 async def reap_leftovers(journal: Journal, drivers: Mapping[DriverKey, Driver], directory: Path) -> int:
     """End each sandbox that the journal names, then remove every folder that no row explains.
 
-    A row whose driver is not there any more, or whose driver fails, is kept for a later start.
+    A row whose driver is not there any more, or whose driver fails or does not answer, is kept for a later start.
 
     Returns:
         How many were reaped.
@@ -44,7 +49,8 @@ async def _reap(journal: Journal, drivers: Mapping[DriverKey, Driver], leftover:
         log.warning("leftover kept: its driver is not configured", extra={"sandbox": leftover.id})
         return
     try:
-        await driver.reap(leftover.id, leftover.facts)
+        with anyio.fail_after(REAP_S):
+            await driver.reap(leftover.id, leftover.facts)
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(leftover.directory, ignore_errors=True))
         await journal.forget(leftover.id)
     except Exception:

@@ -7,7 +7,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +148,6 @@ class Nursery:
     """What every sandbox's life needs of its surroundings.
 
     Attributes:
-        warm_up: the throwaway commands of a runtime, by its name.
         hurried: whether callers wait for a sandbox; then each is theirs as soon as it can execute.
         idle_pause_s: a sandbox that nobody took for so long is paused, where its driver can; 0 for never.
     """
@@ -158,7 +157,6 @@ class Nursery:
     timings: Timings
     templates: Templates
     tell: Callable[[Event], None]
-    warm_up: Callable[[str], Sequence[Sequence[str]]]
     hurried: Callable[[], bool]
     idle_pause_s: float
 
@@ -290,7 +288,7 @@ async def _warm_up(guest: Guest, sandbox: Sandbox, nursery: Nursery) -> None:
     A clone has all of it in memory, and translates the first command only: the others cost more time and memory than
     they save its caller.
     """
-    commands = nursery.warm_up(sandbox.key.spec.runtime)
+    commands = sandbox.key.spec.warm_up
     for command in commands if sandbox.template is None else commands[:1]:
         if nursery.hurried():
             return

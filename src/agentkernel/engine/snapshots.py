@@ -150,7 +150,7 @@ def _size(folder: Path) -> int:
 
 def _encode(snapshot: Snapshot) -> str:
     facts = asdict(snapshot)
-    facts["lease"] = {name: facts["lease"][name] for name in ("env", "cwd", "user")}
+    facts["lease"] = {name: facts["lease"][name] for name in ("env", "cwd", "user", "command")}
     del facts["id"]
     return json.dumps(facts)
 
@@ -158,6 +158,9 @@ def _encode(snapshot: Snapshot) -> str:
 def _decode(snapshot: SnapshotId, facts: dict[str, Any]) -> Snapshot:
     spec = facts["spec"]
     vmm = spec["vmm"] and Vmm(spec["vmm"])
+    spec["warm_up"] = tuple(map(tuple, spec.get("warm_up", ())))
     spec |= {"backend": Backend(spec["backend"]), "vmm": vmm, "image": Digest(spec["image"])}
-    facts |= {"spec": BootSpec(**spec), "mode": Mode(facts["mode"]), "lease": LeaseSpec(**facts["lease"])}
+    lease = facts["lease"]
+    lease["command"] = tuple(lease.get("command", ()))
+    facts |= {"spec": BootSpec(**spec), "mode": Mode(facts["mode"]), "lease": LeaseSpec(**lease)}
     return Snapshot(id=snapshot, **facts)

@@ -20,6 +20,7 @@ class BootSpec:
         vmm: which monitor, for `Backend.MICROVM`; None elsewhere.
         disk_mib: size of the private writable disk (`/scratch`, `/workspace`).
         pids: most processes at once inside.
+        warm_up: throwaway commands of its recipe, run in each new one while nobody waits, and in its template.
     """
 
     backend: Backend
@@ -31,6 +32,7 @@ class BootSpec:
     disk_mib: int = 1024
     pids: int = 512
     image_name: str = ""
+    warm_up: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class LeaseSpec:
         env: added to what SPECIFICATION 4 says a program finds.
         cwd: absolute; `/workspace` when empty.
         user: name, or `uid[:gid]`; `sandbox` when empty.
+        command: what runs when a request names no command; empty where one has to.
     """
 
     env: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +60,7 @@ class LeaseSpec:
     user: str = ""
     rlimits: tuple[Rlimit, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

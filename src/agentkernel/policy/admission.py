@@ -10,6 +10,7 @@ from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
 from agentkernel.policy.config import Config
 from agentkernel.policy.environment import check_command, checked_cwd, checked_user, is_root
+from agentkernel.policy.images import checked_image
 
 Choice = tuple[Backend, Vmm | None]
 """What one driver is known by."""
@@ -20,10 +21,11 @@ class Offer:
     """One driver on this host.
 
     Attributes:
+        readiness: None as long as nobody has tried it.
         runtimes: recipes that it can run; None for all.
     """
 
-    readiness: Readiness
+    readiness: Readiness | None
     capabilities: Capabilities
     runtimes: frozenset[str] | None = None
 
@@ -34,7 +36,8 @@ class Wish:
 
     Attributes:
         backend: None for `auto`.
-        command: None where no program is asked for (acquire, prewarm).
+        runtime: empty where `image` is not.
+        command: None where no program is asked for (acquire, prewarm); empty for the image's own.
         needs: features without which the request makes no sense (`STDIN`, `FILES`).
     """
 
@@ -54,11 +57,16 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Go ahead, with this driver; `isolation` is the tier to name in the reply."""
+    """Go ahead, with this driver; `isolation` is the tier to name in the reply.
+
+    Attributes:
+        image: the image by name to run in place of a runtime; empty for none.
+    """
 
     backend: Backend
     vmm: Vmm | None
     isolation: Isolation
+    image: str = ""
 
 
 _VMM_ORDER = [Vmm.FIRECRACKER, Vmm.QEMU]
@@ -69,18 +77,15 @@ def admit(wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> Admitte
     """The driver for a request.
 
     Args:
-        offers: every driver of this installation whose probe has finished.
+        offers: every driver of this installation; those that come into question have been tried.
 
     Raises:
         Refused: the request is not well formed (empty command, `vmm` for what has none).
         Unsupported: it asks for what this version, this host or the chosen backend cannot do; reason and remedy are
         in it. Denied: the configuration forbids what it asks for.
     """
-    if wish.command is not None:
-        check_command(wish.command)
-    checked_cwd(wish.cwd)
-    checked_user(wish.user)
-    _refuse_what_is_not_yet(wish, config)
+    _check(wish, config, may_omit_command=bool(wish.image))
+    wish = replace(wish, image=wish.image or config.sandbox.image)
     if wish.vmm and wish.backend not in {None, Backend.MICROVM}:
         raise Refused(
             f"Invalid request: vmm {wish.vmm} with backend {wish.backend}",
@@ -88,32 +93,38 @@ def admit(wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> Admitte
         )
     objections: list[Refused] = []
     for choice in _candidates(wish, offers, config):
-        verdict = _judge(choice, offers.get(choice), wish, config)
+        verdict = _judge(choice, offers, wish, config)
         if isinstance(verdict, Isolation):
-            return Admitted(*choice, verdict)
+            return Admitted(*choice, verdict, wish.image)
         objections.append(verdict)
     raise _verdict(wish, objections)
 
 
-def admit_to(choice: Choice, wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> None:
+def admit_to(
+    choice: Choice, wish: Wish, offers: Mapping[Choice, Offer], config: Config, *, image_name: str = ""
+) -> None:
     """May this run in a sandbox that a driver has made already, of a lease? Its backend and runtime are what they are;
     all else of a request is honoured or refused as for a fresh sandbox.
+
+    Args:
+        image_name: the image by name that it was made from; empty for a runtime.
 
     Raises:
         Refused: as `admit`.
     """
-    if wish.command is not None:
-        check_command(wish.command)
-    checked_cwd(wish.cwd)
-    checked_user(wish.user)
-    _refuse_what_is_not_yet(wish, config)
+    _check(wish, config, may_omit_command=bool(image_name))
+    if wish.image not in {"", image_name}:
+        raise Unsupported(
+            f"Unsupported: this sandbox was made from {image_name or 'a runtime'}, not from {wish.image[:64]}",
+            hint="Leave image out, or acquire another sandbox with it.",
+        )
     if wish.vmm and wish.vmm is not choice[1]:
         raise Unsupported(
             f"Unsupported: this sandbox was made by {choice[1] or choice[0]}, not by {wish.vmm}",
             hint="Leave vmm out, or acquire another sandbox with it.",
         )
-    offer = offers.get(choice)
-    verdict = _judge(choice, offer and replace(offer, runtimes=None), wish, config)
+    anything = {known: replace(offer, runtimes=None) for known, offer in offers.items()}
+    verdict = _judge(choice, anything, replace(wish, image=image_name), config)
     if not isinstance(verdict, Isolation):
         raise verdict
 
@@ -126,10 +137,19 @@ def strongest_microvm(offers: Mapping[Choice, Offer], config: Config) -> Vmm | N
         return None
 
 
+def _check(wish: Wish, config: Config, *, may_omit_command: bool) -> None:
+    """Whether the request is well formed, and asks for nothing that no driver has yet."""
+    if wish.command is not None and (wish.command or not may_omit_command):
+        check_command(wish.command)
+    checked_cwd(wish.cwd)
+    checked_user(wish.user)
+    checked_image(wish.image)
+    _refuse_what_is_not_yet(wish, config)
+
+
 def _refuse_what_is_not_yet(wish: Wish, config: Config) -> None:
     security = config.security
     effective = {
-        "image": (wish.image or config.sandbox.image, ""),
         "profile": (wish.profile or security.profile, "moderate"),
         "network": (wish.network or security.network, "none"),
         "limits": (" ".join(wish.limits), ""),
@@ -161,16 +181,20 @@ def _candidates(wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> l
 
 def _strength(choice: Choice, offer: Offer) -> tuple[int, int]:
     tiers = list(Isolation)
-    tier = offer.readiness.isolation
+    tier = offer.readiness.isolation if offer.readiness else None
     return (tiers.index(tier) if tier else len(tiers), _VMM_ORDER.index(choice[1]) if choice[1] else len(_VMM_ORDER))
 
 
-def _judge(choice: Choice, offer: Offer | None, wish: Wish, config: Config) -> Isolation | Refused:
+def _judge(choice: Choice, offers: Mapping[Choice, Offer], wish: Wish, config: Config) -> Isolation | Refused:
     """The tier that the driver gives, or what stands against it."""
-    name = _name(choice)
+    name, offer = _name(choice), offers.get(choice)
     if offer is None:
         return Unsupported(f"Unsupported: {name} has no driver here", hint=_remedy(choice, ""))
+    if wish.image and (missing := _missing(name, offer, wish, offers)):
+        return missing  # whether it works here or not: so that nobody mends it in vain
     ready = offer.readiness
+    if ready is None:
+        return Unsupported(f"Unsupported: {name} has not been tried yet", hint="`agentkernel doctor` tries it.")
     if not ready.usable or ready.isolation is None:
         return Unsupported(
             f"Unsupported: {name} is not usable here: {ready.reason}", hint=_remedy(choice, ready.remedy)
@@ -186,21 +210,44 @@ def _judge(choice: Choice, offer: Offer | None, wish: Wish, config: Config) -> I
             f"Denied: {name} gives isolation {ready.isolation}; the configuration wants {least} or stronger",
             hint="Change [security] minimum_isolation, or choose another backend.",
         )
-    return _missing(name, offer, wish) or ready.isolation
+    return _missing(name, offer, wish, offers) or ready.isolation
 
 
-def _missing(name: str, offer: Offer, wish: Wish) -> Refused | None:
-    if offer.runtimes is not None and wish.runtime not in offer.runtimes:
+def _missing(name: str, offer: Offer, wish: Wish, offers: Mapping[Choice, Offer]) -> Refused | None:
+    if not wish.image and offer.runtimes is not None and wish.runtime not in offer.runtimes:
         return Unsupported(
             f"Unsupported: {name} cannot run the runtime {wish.runtime}",
             hint=f"It runs: {' '.join(sorted(offer.runtimes)) or 'nothing yet'}. Choose another backend.",
         )
-    needs = wish.needs | ({Feature.USER_ROOT} if is_root(wish.user) else frozenset())
+    needs = set(wish.needs)
+    if is_root(wish.user):
+        needs.add(Feature.USER_ROOT)
+    if wish.image:
+        needs.add(Feature.IMAGES)
     for feature in sorted(needs):
         if feature not in offer.capabilities:
-            remedy = "Leave user out" if feature is Feature.USER_ROOT else "Leave it out"
-            return Unsupported(f"Unsupported: {name} lacks {feature}", hint=f"{remedy}, or choose backend firecracker.")
+            return Unsupported(
+                f"Unsupported: {name} lacks {feature}",
+                hint=f"{_WITHOUT.get(feature, 'Leave it out')}, or {_others(needs, offers)}.",
+            )
     return None
+
+
+_WITHOUT = {
+    Feature.USER_ROOT: "Leave user out",
+    Feature.IMAGES: "Leave image out and name a runtime",
+}
+
+
+def _others(needs: set[Feature], offers: Mapping[Choice, Offer]) -> str:
+    """Which backends can do it: those that work here or may, else those that would."""
+    able = {choice[0]: offer for choice, offer in offers.items() if needs <= offer.capabilities.features}
+    usable = [backend for backend, offer in able.items() if offer.readiness is None or offer.readiness.usable]
+    if usable:
+        return f"choose a backend that can: {' '.join(sorted(usable))}"
+    if able:
+        return f"make one work that can: {' '.join(sorted(able))} (`agentkernel doctor` says how)"
+    return "look at `agentkernel doctor`: no backend here can"
 
 
 def _remedy(choice: Choice, remedy: str) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-from agentkernel.model.kinds import Isolation, Mode
+from agentkernel.model.kinds import Backend, Isolation, Mode
 from agentkernel.policy import presets
+from agentkernel.policy.images import IMAGE_PATTERN
 
 RUNTIME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
 
@@ -67,7 +68,12 @@ class Sandbox:
         pattern=RUNTIME_PATTERN,
         effective=False,
     )
-    image: str = key("", "Image to use in place of a recipe; not in this version.", project=Project.FREELY)
+    image: str = key(
+        "",
+        "Image by name that takes the place of a request's runtime where it names no image itself; empty: none. A "
+        "project may not set it: an engine of the host fetches it, from where the name says.",
+        pattern=IMAGE_PATTERN,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,11 @@ class Pool:
     """`[pool]`"""
 
     prewarm: tuple[str, ...] = key(("native",), "Modes that fill at daemon start.", list, choices=tuple(Mode))
+    prewarm_backend: str = key(
+        "firecracker",
+        "Backend that fills them; `firecracker`: any microVM, as in requests.",
+        choices=("firecracker", *(backend for backend in Backend if backend is not Backend.MICROVM), "auto"),
+    )
     min_warm: int | None = key(None, "Kept warm per preset, at least; default: the preset's.", int, high=1024)
     max_warm: int | None = key(None, "Kept warm per preset, at most; default: the preset's.", int, high=1024)
     max_sandboxes: int = key(32, "Sandboxes on this host at once.", low=1, high=65536)

@@ -16,7 +16,10 @@ from agentkernel.policy.config import KEYS, Config, Key, Project, Rule
 ENVIRONMENT_PREFIX = "AGENTKERNEL_"
 ENVIRONMENT_ALIASES = {"AGENTKERNEL_SOCKET": "daemon.socket"}
 NOT_CONFIGURATION = frozenset(
-    {"AGENTKERNEL_HOME", "AGENTKERNEL_DATA", "AGENTKERNEL_MIRROR", "AGENTKERNEL_KERNEL", "AGENTKERNEL_PYTHON"}
+    {
+        *("AGENTKERNEL_HOME", "AGENTKERNEL_DATA", "AGENTKERNEL_MIRROR", "AGENTKERNEL_KERNEL", "AGENTKERNEL_PYTHON"),
+        "AGENTKERNEL_BACKEND",
+    }
 )
 """Names with our prefix that other parts read."""
 

@@ -32,6 +32,7 @@ class Acquired(Message, frozen=True, kw_only=True):
     vmm: str | UnsetType = UNSET
     isolation: str | UnsetType = UNSET
     warm: bool | UnsetType = UNSET
+    image: str | UnsetType = UNSET
     expires_in_s: Unsigned | UnsetType = UNSET
     request_id: str | UnsetType = UNSET
 
@@ -54,6 +55,7 @@ class Executed(Message, frozen=True, kw_only=True):
     vmm: str | UnsetType = UNSET
     isolation: str | UnsetType = UNSET
     warm: bool | UnsetType = UNSET
+    image: str | UnsetType = UNSET
     signal: int | UnsetType = UNSET
     timed_out: bool | UnsetType = UNSET
     truncated: dict[str, int] | UnsetType = UNSET
@@ -133,6 +135,7 @@ class Started(Message, frozen=True, kw_only=True):
     vmm: str | UnsetType = UNSET
     isolation: str | UnsetType = UNSET
     warm: bool | UnsetType = UNSET
+    image: str | UnsetType = UNSET
 
 
 class Stdout(Message, frozen=True, kw_only=True):
@@ -210,6 +213,7 @@ class Forked(Message, frozen=True, kw_only=True):
     backend: str
     vmm: str | UnsetType = UNSET
     isolation: str | UnsetType = UNSET
+    image: str | UnsetType = UNSET
     expires_in_s: Unsigned
     request_id: str | UnsetType = UNSET
 
@@ -223,12 +227,13 @@ class SnapshotTaken(Message, frozen=True, kw_only=True, tag="snapshot"):
 
 
 class SnapshotFacts(Struct, frozen=True, kw_only=True):
-    """One snapshot. `taken_s` counts from 1970."""
+    """One snapshot. `taken_s` counts from 1970; `runtime` is empty where `image` is there."""
 
     snapshot: str
     runtime: str
     taken_s: Unsigned
     size_bytes: Unsigned
+    image: str | UnsetType = UNSET
 
 
 class SnapshotsReply(Message, frozen=True, kw_only=True, tag="snapshots"):

@@ -38,6 +38,14 @@ def tag_of(class_name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", class_name).lower()
 
 
+def refuse_both_or_none(runtime: str, image: str) -> None:
+    """Raise ValueError unless exactly one of the two is named."""
+    if not runtime and not image:
+        raise ValueError("Object missing required field `runtime`")
+    if runtime and image:
+        raise ValueError("`runtime` and `image` exclude each other; leave one out")
+
+
 def refuse_nul(name: str, *texts: str) -> None:
     """Raise ValueError when a text that will be a C string holds a NUL."""
     if any("\0" in text for text in texts):
@@ -62,7 +70,7 @@ class FilePut(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Acquire(Message, frozen=True, kw_only=True):
     """Lend a sandbox. `env`, `cwd` and `user` hold for every program of the lease that does not say otherwise."""
 
-    runtime: RuntimeName
+    runtime: RuntimeName = ""
     backend: WireBackend = WireBackend.FIRECRACKER
     compatibility_mode: Mode = Mode.NATIVE
     env: dict[str, str] = {}
@@ -78,6 +86,7 @@ class Acquire(Message, frozen=True, kw_only=True):
     request_id: RequestId | UnsetType = UNSET
 
     def __post_init__(self) -> None:
+        refuse_both_or_none(self.runtime, self.image)
         refuse_nul("cwd", self.cwd)
         refuse_nul("user", self.user)
 
@@ -90,9 +99,11 @@ class Release(Message, frozen=True, kw_only=True):
 
 
 class Run(Message, frozen=True, kw_only=True):
-    """What `exec` and `exec_start` share. `sandbox` is a lease's id: run there, instead of in a fresh sandbox."""
+    """What `exec` and `exec_start` share. `sandbox` is a lease's id: run there, instead of in a fresh sandbox. An empty
+    `command` means the image's own.
+    """
 
-    runtime: RuntimeName
+    runtime: RuntimeName = ""
     command: list[str]
     backend: WireBackend = WireBackend.FIRECRACKER
     compatibility_mode: Mode = Mode.NATIVE
@@ -112,6 +123,7 @@ class Run(Message, frozen=True, kw_only=True):
     sandbox: str = ""
 
     def __post_init__(self) -> None:
+        refuse_both_or_none(self.runtime, self.image)
         refuse_nul("command", *self.command)
         refuse_nul("cwd", self.cwd)
         refuse_nul("user", self.user)
@@ -124,9 +136,10 @@ class Exec(Run, frozen=True, kw_only=True):
 
 
 class Prewarm(Message, frozen=True, kw_only=True):
-    """Fill every key of a mode to its minimum."""
+    """Fill every key of a mode to its minimum, with sandboxes of one backend."""
 
     compatibility_mode: Mode
+    backend: WireBackend = WireBackend.FIRECRACKER
     request_id: RequestId | UnsetType = UNSET
 
 

@@ -31,6 +31,9 @@ class SlowImages:
     def is_built(self, runtime: str) -> bool:
         return self.built
 
+    def warm_up(self, runtime: str) -> tuple[tuple[str, ...], ...]:
+        return ()
+
     async def ensure(self, runtime: str, progress: Callable[..., None] | None = None) -> Digest:
         self.builds += 1
         self.progress = progress

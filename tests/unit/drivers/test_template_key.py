@@ -70,6 +70,7 @@ OTHERS = {
     "memory": (TOOL, KERNEL, of_spec(memory_mib=513)),
     "processors": (TOOL, KERNEL, of_spec(vcpus=2)),
     "disk": (TOOL, KERNEL, of_spec(disk_mib=1025)),
+    "warm-up": (TOOL, KERNEL, of_spec(warm_up=(("python3", "-V"),))),
     "accelerator": (TOOL, KERNEL, replace(MACHINE, accelerator=Accelerator.KVM)),
 }
 SAME = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -23,12 +24,12 @@ from agentkernel.model.ids import LeaseId, SnapshotId
 from agentkernel.model.kinds import Feature, Vmm
 from agentkernel.model.readiness import Capabilities
 from agentkernel.model.spec import LeaseSpec
-from agentkernel.pool.events import HostLimits, Limits
+from agentkernel.pool.events import HostLimits, Key, Limits
 
 pytestmark = pytest.mark.anyio
 
 ECHO = ExecRequest(argv=(b"echo", b"hello"))
-SPEC = LeaseSpec({"WHO": "me"}, "/tmp", "1234")
+SPEC = LeaseSpec({"WHO": "me"}, "/tmp", "1234", command=("/entry", "serve"))
 
 
 @asynccontextmanager
@@ -171,6 +172,16 @@ async def test_a_snapshot_outlives_its_engine_and_is_restored_any_number_of_time
             await engine.restore(taken.id)
         assert engine.snapshots.all() == []
         assert kept(tmp_path) == []
+
+
+async def test_a_snapshot_keeps_the_whole_specification_of_its_sandbox(tmp_path: Path) -> None:
+    spec = replace(KEY.spec, runtime="", image_name="debian:12", warm_up=(("a", "b"), ("c",)))
+    key = Key(spec, KEY.mode)
+    async with engine_over(FakeDriver(vmm=Vmm.QEMU), tmp_path, key=key) as engine:
+        lease = await engine.acquire(key)
+        taken = await engine.snapshot(lease.id)
+        assert engine.snapshots.get(taken.id).spec == spec
+        assert hash(engine.snapshots.get(taken.id).spec) == hash(spec)
 
 
 async def test_snapshots_are_their_owners_alone(tmp_path: Path) -> None:

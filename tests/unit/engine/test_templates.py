@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -25,7 +26,7 @@ from agentkernel.model.execution import ExecRequest
 from agentkernel.model.kinds import Backend, Feature, Vmm
 from agentkernel.model.readiness import Capabilities
 from agentkernel.model.spec import BootSpec
-from agentkernel.pool.events import HostLimits, Limits
+from agentkernel.pool.events import HostLimits, Key, Limits
 
 pytestmark = pytest.mark.anyio
 
@@ -47,10 +48,10 @@ def cloning_engine(
     return engine_over(driver, place, limits=limits, templates=templates)
 
 
-async def use(engine: Engine) -> None:
+async def use(engine: Engine, key: Key = KEY) -> None:
     """Lend, run something, give back."""
     with anyio.fail_after(5):
-        sandbox = await engine.lend(KEY)
+        sandbox = await engine.lend(key)
     assert (await run_command(sandbox.guest, ECHO)).exit_code == 0
     engine.give_back(sandbox)
 
@@ -99,12 +100,12 @@ async def test_a_template_runs_the_recipes_warm_up_though_one_command_is_refused
             journal=journal,
             directory=tmp_path / "sandboxes",
             limits=HostLimits(recent_use_s=0),
-            warm_up=lambda _runtime: commands,
         )
         async with engine.running():
             await engine.readiness(*engine.drivers)
-            engine.configure(KEY, Limits(0, 2))
-            await use(engine)
+            key = replace(KEY, spec=replace(KEY.spec, warm_up=commands))
+            engine.configure(key, Limits(0, 2))
+            await use(engine, key)
     assert (driver.made, driver.cloned, driver.booted) == (1, 1, 0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from agentkernel.pool.events import Limits
 pytestmark = pytest.mark.anyio
 
 COMMANDS = (("first", "one"), ("second", "one"))
+WARMED = replace(KEY, spec=replace(KEY.spec, warm_up=COMMANDS))
 
 
 @dataclass
@@ -69,20 +70,20 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Templated:
 
 
 async def test_a_cold_boot_runs_all_of_them(driver: Templated, tmp_path: Path) -> None:
-    async with engine_over(driver, tmp_path, warm=Limits(1, 1), warm_up=lambda _: COMMANDS) as engine:
+    async with engine_over(driver, tmp_path, warm=Limits(1, 1), key=WARMED) as engine:
         await eventually(lambda: engine.counts().warm == 1)
     assert driver.ran["boot"] == ["/bin/true", "first", "second"]
 
 
 async def test_a_template_runs_all_of_them_and_its_clone_the_first(driver: Templated, tmp_path: Path) -> None:
     driver.capabilities = Capabilities(frozenset({*driver.capabilities.features, Feature.TEMPLATE}))
-    async with engine_over(driver, tmp_path, warm=Limits(1, 1), warm_up=lambda _: COMMANDS) as engine:
+    async with engine_over(driver, tmp_path, warm=Limits(1, 1), key=WARMED) as engine:
         await eventually(lambda: engine.counts().warm == 1)
     assert driver.ran["template"] == ["/bin/true", "first", "second"]
     assert driver.ran["clone"] == ["/bin/true", "first"]
 
 
 async def test_nothing_but_the_throwaway_runs_while_somebody_waits(driver: Templated, tmp_path: Path) -> None:
-    async with engine_over(driver, tmp_path, warm=Limits(0, 0), warm_up=lambda _: COMMANDS) as engine:
-        engine.give_back(await engine.lend(KEY))
+    async with engine_over(driver, tmp_path, warm=Limits(0, 0), key=WARMED) as engine:
+        engine.give_back(await engine.lend(WARMED))
     assert driver.ran["boot"] == ["/bin/true"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agentkernel.model.errors import Denied, Refused, Unsupported
@@ -34,6 +36,13 @@ EMULATED = {
     WASM: offer(Isolation.WASM, frozenset(), frozenset({"wasm"})),
     (Backend.HYPERLIGHT, None): offer(None),
 }
+MANY = {
+    QEMU: offer(Isolation.VM_EMULATED, ALL - {Feature.IMAGES}),
+    DOCKER: offer(Isolation.CONTAINER),
+    (Backend.GVISOR, None): offer(Isolation.KERNEL_PROXY),
+    (Backend.PODMAN, None): offer(None),
+}
+IMAGE = Wish("", image="debian:12", backend=Backend.DOCKER)
 KVM = {FIRECRACKER: offer(Isolation.VM), QEMU: offer(Isolation.VM)}
 
 
@@ -115,12 +124,11 @@ def test_a_minimum_of_the_configuration_denies_what_is_weaker() -> None:
     [
         Wish("base", profile="permissive"),
         Wish("base", network="open"),
-        Wish("base", image="alpine"),
         Wish("base", limits={"memory_mb": 1}),
     ],
 )
 def test_what_is_not_yet_is_refused_by_name_and_never_ignored(wish: Wish) -> None:
-    with pytest.raises(Unsupported, match=r"Unsupported: (profile|network|image|limits) "):
+    with pytest.raises(Unsupported, match=r"Unsupported: (profile|network|limits) "):
         admit(wish, KVM, Config())
 
 
@@ -183,3 +191,67 @@ def test_a_lease_is_what_it_is_whatever_runtime_and_backend_a_request_names() ->
     with pytest.raises(Unsupported, match="was made by qemu, not by firecracker"):
         admit_to(QEMU, Wish("base", command=["ls"], vmm=Vmm.FIRECRACKER), EMULATED, Config())
     admit_to(QEMU, Wish("base", command=["ls"], vmm=Vmm.QEMU), EMULATED, Config())
+
+
+def test_an_image_is_run_by_a_backend_that_declares_it_and_by_no_other() -> None:
+    assert admit(IMAGE, MANY, Config()) == Admitted(Backend.DOCKER, None, Isolation.CONTAINER, "debian:12")
+    with pytest.raises(Unsupported, match=r"microvm \(qemu\) lacks images") as caught:
+        admit(replace(IMAGE, backend=Backend.MICROVM), MANY, Config())
+    assert caught.value.hint == "Leave image out and name a runtime, or choose a backend that can: docker gvisor."
+
+
+def test_auto_runs_an_image_on_the_strongest_tier_that_can() -> None:
+    assert admit(replace(IMAGE, backend=None), MANY, Config()).backend is Backend.GVISOR
+    assert admit(Wish("base", backend=None), MANY, Config()).backend is Backend.GVISOR
+    without = {choice: found for choice, found in MANY.items() if choice[0] is not Backend.GVISOR}
+    assert admit(replace(IMAGE, backend=None), without, Config()).backend is Backend.DOCKER
+    assert admit(Wish("base", backend=None), without, Config()).backend is Backend.MICROVM
+
+
+def test_where_no_backend_works_that_runs_images_the_refusal_says_which_would() -> None:
+    broken = {QEMU: MANY[QEMU], DOCKER: offer(None)}
+    with pytest.raises(Unsupported) as caught:
+        admit(replace(IMAGE, backend=Backend.MICROVM), broken, Config())
+    assert "make one work that can: docker (`agentkernel doctor` says how)" in caught.value.hint
+    with pytest.raises(Unsupported) as caught:
+        admit(replace(IMAGE, backend=Backend.MICROVM), {QEMU: MANY[QEMU]}, Config())
+    assert "no backend here can" in caught.value.hint
+
+
+def test_the_configured_image_takes_the_place_of_the_runtime_and_the_requests_wins() -> None:
+    configured = config(sandbox__image="alpine")
+    assert admit(Wish("python", backend=Backend.DOCKER), MANY, configured).image == "alpine"
+    assert admit(IMAGE, MANY, configured).image == "debian:12"
+    assert admit(Wish("python", backend=Backend.DOCKER), MANY, Config()).image == ""
+
+
+@pytest.mark.parametrize("name", ["--privileged", "a b", "/etc/passwd", "a\n", "é", "x" * 513])
+def test_what_is_no_name_of_an_image_is_refused(name: str) -> None:
+    with pytest.raises(Refused, match="Invalid request: image"):
+        admit(replace(IMAGE, image=name), MANY, Config())
+    assert admit(replace(IMAGE, image="host.example:5000/a/b_c:1.0@sha256:0f"), MANY, Config()).image
+
+
+def test_only_an_image_may_run_without_a_command() -> None:
+    assert admit(replace(IMAGE, command=[]), MANY, Config())
+    admit_to(DOCKER, Wish("base", command=[]), MANY, Config(), image_name="debian:12")
+    for configured in (Config(), config(sandbox__image="alpine")):
+        with pytest.raises(Refused, match="command is empty"):
+            admit(Wish("base", backend=Backend.DOCKER, command=[]), MANY, configured)
+    with pytest.raises(Refused, match="command is empty"):
+        admit(replace(IMAGE, command=[""]), MANY, Config())
+
+
+def test_a_lease_is_of_its_image_and_of_no_other() -> None:
+    admit_to(DOCKER, replace(IMAGE, command=["ls"]), MANY, Config(), image_name="debian:12")
+    with pytest.raises(Unsupported, match="was made from alpine, not from debian:12"):
+        admit_to(DOCKER, replace(IMAGE, command=["ls"]), MANY, Config(), image_name="alpine")
+    with pytest.raises(Unsupported, match="was made from a runtime, not from debian:12"):
+        admit_to(DOCKER, replace(IMAGE, command=["ls"]), MANY, Config())
+
+
+def test_what_nobody_has_tried_is_not_taken_for_usable() -> None:
+    untried = {DOCKER: Offer(None, Capabilities(ALL))}
+    with pytest.raises(Unsupported, match="docker has not been tried yet"):
+        admit(Wish("base", backend=Backend.DOCKER), untried, Config())
+    assert admit(Wish("base", backend=None), {**untried, **KVM}, Config()).vmm is Vmm.FIRECRACKER

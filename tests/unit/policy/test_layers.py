@@ -84,6 +84,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known(table: dict[str, Any],
         ("security.profile", "lax", "restrictive moderate permissive"),
         ("sandbox.runtime", "../x", "it matches"),
         ("sandbox.image", "a\0", "NUL"),
+        ("sandbox.image", "--privileged", "it matches"),
+        ("pool.prewarm_backend", "xen", "firecracker docker podman"),
         ("pool.prewarm", "native", "list of strings"),
         ("pool.prewarm", [1], "list of strings"),
         ("pool.prewarm", ["vim"], "native claude codex gemini"),
@@ -111,7 +113,7 @@ def test_an_unknown_flag_is_refused() -> None:
 @pytest.mark.parametrize(
     ("project", "path"),
     [
-        ({"sandbox": {"name": "mine", "runtime": "node", "image": "x"}}, "sandbox.name"),
+        ({"sandbox": {"name": "mine", "runtime": "node"}}, "sandbox.name"),
         ({"resources": {"memory_mb": 256}}, "resources.memory_mb"),
         ({"resources": {"memory_mb": 512}}, "resources.memory_mb"),
         ({"security": {"profile": "restrictive"}}, "security.profile"),

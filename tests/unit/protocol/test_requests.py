@@ -58,6 +58,9 @@ def test_absent_fields_have_the_published_defaults() -> None:
         b'{"cmd":"credit","request_id":"1","bytes":65536}',
         b'{"cmd":"archive_put","id":"l","path":"/workspace","content_base64":"aGk=","more":true}',
         b'{"cmd":"lease_renew","id":"l"}',
+        b'{"cmd":"acquire","image":"debian:12"}',
+        b'{"cmd":"exec","command":[],"image":"debian:12"}',
+        b'{"cmd":"prewarm","compatibility_mode":"claude","backend":"docker"}',
     ],
 )
 def test_every_command_comes_back_from_its_own_encoding(text: bytes) -> None:
@@ -85,6 +88,9 @@ def test_unknown_extra_fields_are_ignored() -> None:
         (b'{"cmd":7}', "`cmd` is missing or no string"),
         (b'{"cmd":"zzz"}', "unknown cmd `zzz`"),
         (b'{"cmd":"exec","command":[]}', "missing required field `runtime`"),
+        (b'{"cmd":"exec","runtime":"base","image":"alpine","command":["ls"]}', "exclude each other"),
+        (b'{"cmd":"acquire","runtime":"base","image":"alpine"}', "exclude each other"),
+        (b'{"cmd":"acquire"}', "missing required field `runtime`"),
         (b'{"cmd":"exec","runtime":"base","command":"ls"}', "`$.command`"),
         (b'{"cmd":"exec","runtime":"base","command":[1]}', "$.command["),
         (b'{"cmd":"exec","runtime":"base","command":["a"],"backend":"xen"}', "'xen'"),

@@ -11,15 +11,15 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
-from agentkernel.drivers.contract import Birth, Driver, Guest, Prepare
+from agentkernel.drivers.contract import Birth, Driver, Guest, Prepare, Tell
 from agentkernel.drivers.fake.guest import SimulatedGuest
 from agentkernel.drivers.fake.tree import Tree
 from agentkernel.drivers.link import LinkGuest, PlainSocket
-from agentkernel.model.errors import Broken
+from agentkernel.model.errors import Broken, NotFound
 from agentkernel.model.ids import SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Identity, Readiness
-from agentkernel.model.spec import BootSpec
+from agentkernel.model.spec import BootSpec, ImageFacts
 
 DECLARED = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.PAUSE, Feature.SNAPSHOT, Feature.FORK})
 
@@ -70,6 +70,9 @@ class Faults:
         clone_error: when not None, clones raise it.
         clones_left: how many clones succeed before `clone_error` is raised.
         clone_faults: how many times it is raised; None for ever.
+        probe_hangs: a probe waits until it is cancelled.
+        reap_hangs: reaping waits until it is cancelled.
+        image_hangs: finding an image waits until it is cancelled.
     """
 
     boot_error: str = ""
@@ -83,6 +86,9 @@ class Faults:
     clone_error: Exception | None = None
     clones_left: int = 0
     clone_faults: int | None = None
+    probe_hangs: bool = False
+    reap_hangs: bool = False
+    image_hangs: bool = False
 
 
 @dataclass
@@ -93,7 +99,9 @@ class FakeDriver(Driver):
         alive: the guests that run now.
         reaped: what `reap` was called with, in order.
         templates: those that are there; declare `Feature.TEMPLATE` to be asked for any.
-        booted, made, cloned, discarded: how often each was done.
+        images: by name; declare `Feature.IMAGES` to be asked for any.
+        isolation: what its sandboxes are said to have.
+        probed, pulled, booted, made, cloned, discarded: how often each was done.
     """
 
     backend: Backend = Backend.MICROVM
@@ -103,15 +111,31 @@ class FakeDriver(Driver):
     alive: dict[SandboxId, SimulatedGuest] = field(default_factory=dict)
     reaped: list[tuple[SandboxId, dict[str, str | int]]] = field(default_factory=list)
     templates: dict[Path, BootSpec] = field(default_factory=dict)
+    images: dict[str, ImageFacts] = field(default_factory=dict)
+    isolation: Isolation = Isolation.CONTAINER
+    probed: int = 0
+    pulled: int = 0
     booted: int = 0
     made: int = 0
     cloned: int = 0
     discarded: int = 0
 
     async def probe(self) -> Readiness:
+        self.probed += 1
+        if self.faults.probe_hangs:
+            await anyio.sleep_forever()
         if self.faults.unusable:
             return Readiness(usable=False, reason=self.faults.unusable, remedy="mend the test")
-        return Readiness(usable=True, isolation=Isolation.CONTAINER, vmm=self.vmm, version="1")
+        return Readiness(usable=True, isolation=self.isolation, vmm=self.vmm, version="1")
+
+    async def image(self, name: str, tell: Tell) -> ImageFacts:
+        self.pulled += 1
+        await tell(f"image {name}: pull")
+        if self.faults.image_hangs:
+            await anyio.sleep_forever()
+        if name not in self.images:
+            raise NotFound(f"nobody has the image {name}", hint="mend the test")
+        return self.images[name]
 
     @asynccontextmanager
     async def boot(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
@@ -201,6 +225,8 @@ class FakeDriver(Driver):
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
         self.reaped.append((sandbox, dict(facts)))
+        if self.faults.reap_hangs:
+            await anyio.sleep_forever()
         self.kill(sandbox)
 
     def kill(self, sandbox: SandboxId) -> None:

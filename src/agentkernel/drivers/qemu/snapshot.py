@@ -6,7 +6,6 @@ disk belong together and nothing is on its way between guest and host.
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +15,7 @@ import anyio.to_thread
 
 from agentkernel.drivers.qemu.files import SCRATCH, copy_sparse, opened
 from agentkernel.drivers.qemu.qmp import Monitor, command, leave_memory_out
-from agentkernel.drivers.qemu.template import MADE_FOR, write_key
+from agentkernel.drivers.qemu.template import differences, write_key
 from agentkernel.model.errors import Broken, NotFound, Refused
 
 STATE = "state"
@@ -62,11 +61,9 @@ def check_fits(folder: Path, inputs: dict[str, object]) -> None:
     none.
     """
     try:
-        saved = json.loads((folder / MADE_FOR).read_text())
+        different = differences(folder, inputs)
     except FileNotFoundError as err:
         raise NotFound("there is no such snapshot, or it was removed") from err
-    here = json.loads(json.dumps(inputs))
-    different = sorted(name for name in {*saved, *here} if saved.get(name) != here.get(name))
     if different:
         raise Refused(
             f"the snapshot does not fit any more: {', '.join(different)} changed since it was taken",

@@ -32,7 +32,9 @@ SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_S
 def template_inputs(tool: Tool, kernel: Kernel, machine: Machine) -> dict[str, object]:
     """All that a clone must have in common with its template."""
     spec = machine.spec
+    warm_up = {"warm_up": list(map(list, spec.warm_up))} if spec.warm_up else {}
     return {
+        **warm_up,
         "format": FORMAT,
         "qemu": [tool.digest, tool.version],
         "kernel": kernel.digest,
@@ -43,13 +45,20 @@ def template_inputs(tool: Tool, kernel: Kernel, machine: Machine) -> dict[str, o
     }
 
 
-def _written(inputs: dict[str, object]) -> str:
-    return json.dumps(inputs, sort_keys=True)
-
-
 def write_key(folder: Path, inputs: dict[str, object]) -> None:
     """Say beside the files what they fit."""
-    (folder / MADE_FOR).write_text(_written(inputs))
+    (folder / MADE_FOR).write_text(json.dumps(inputs, sort_keys=True))
+
+
+def differences(folder: Path, inputs: dict[str, object]) -> list[str]:
+    """Names of what is not as it was when the files of a folder were made.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    made_for = json.loads((folder / MADE_FOR).read_text())
+    here = json.loads(json.dumps(inputs))
+    return sorted(name for name in {*made_for, *here} if made_for.get(name) != here.get(name))
 
 
 def require_match(folder: Path, inputs: dict[str, object]) -> None:
@@ -59,8 +68,8 @@ def require_match(folder: Path, inputs: dict[str, object]) -> None:
         Broken: it does not fit.
         FileNotFoundError: it is gone.
     """
-    if (folder / MADE_FOR).read_text() != _written(inputs):
-        raise Broken("the template was made for another QEMU, kernel, agent, image, processor or size of machine")
+    if different := differences(folder, inputs):
+        raise Broken(f"the template was made for another {', '.join(different)}")
 
 
 def maps_files_read_only(tool: Tool) -> bool:

@@ -11,7 +11,7 @@ from agentkernel.policy.layers import Loaded, load
 
 
 def load_config(path: Path, environ: Mapping[str, str]) -> Loaded:
-    """The configuration of this daemon, and what its user should know of it; a file that is not there is an empty one.
+    """The configuration of this user, and what its user should know of it; a file that is not there is an empty one.
 
     Raises:
         Refused: the file is no TOML, or holds what is not known or not allowed; the message names it.
