@@ -31,6 +31,9 @@ KEPT_ROOTS: set[int] = set()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--require-driver=qemu`: its tests fail where they would be skipped because the driver cannot work here."""
     parser.addoption("--require-driver", action="append", default=[], metavar="NAME", help="fail instead of skipping")
+    parser.addoption(
+        "--write-isolation-reports", action="store_true", help="keep what tests/security/test_isolation.py finds"
+    )
 
 
 def pytest_sessionstart() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +20,7 @@ from agentkernel.policy.config import KEYS, Key, Project
 from agentkernel.policy.presets import PRESETS, RUNTIME_OF_PROGRAM
 
 FOLDER = Path(__file__).parents[1] / "docs/reference"
+ISOLATION = Path(__file__).parents[1] / "tests/security/isolation"
 ORIGIN = "<!-- Written by tools/reference.py from the code (`make docs`); edit the code, not this page. -->"
 PROJECT_MAY = {
     Project.NEVER: "no",
@@ -201,6 +205,42 @@ def _allowed(key: Key) -> str:
     return f"matches `{rule.pattern}`" if rule.pattern else ""
 
 
+def isolation() -> Iterator[str]:
+    """What a program inside can see and do, by driver, from the reports that the isolation tests keep."""
+    reports = [json.loads(path.read_text()) for path in sorted((ISOLATION / "reports").glob("*.json"))]
+    rows = tomllib.loads((ISOLATION / "promises.toml").read_text())["promise"]
+    yield "# Isolation"
+    yield (
+        "What a program inside a sandbox can see and do, on each driver: found by a probe that runs there "
+        "(`tests/security/isolation`), and compared with what the tier promises by `tests/security/test_isolation.py`. "
+        "**promised**: it was found to hold, and the test fails where it does not. *holds*: found so, not promised. "
+        "A number: not promised, and not so; what was found stands below. A virtual machine or a kernel in between "
+        "promises less of these because what is behind them is not the host's."
+    )
+    for user, head in (("user", "The sandbox's user"), ("root", "Root inside, where commands may be root")):
+        found = {report["driver"]: report["found"][user] for report in reports if user in report["found"]}
+        tiers = {report["driver"]: report["tier"] for report in reports}
+        notes: list[str] = []
+        yield f"## {head}"
+        heads = [f"{driver} ({tiers[driver]})" for driver in found]
+        yield f"| what | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}"
+        for row in rows:
+            if user in row["users"]:
+                cells = (_held(row, tiers[driver], verdicts[row["id"]], notes) for driver, verdicts in found.items())
+                yield _row(row["text"], *cells)
+        yield "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1)) or "No exceptions."
+
+
+def _held(row: dict[str, Any], tier: str, breaches: list[str], notes: list[str]) -> str:
+    """One cell, and where something was found, its note."""
+    if breaches:
+        note = ", ".join(f"`{breach}`" for breach in breaches)
+        if note not in notes:
+            notes.append(note)
+        return f"{notes.index(note) + 1}"
+    return "**promised**" if tier in row["tiers"] else "*holds*"
+
+
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -223,6 +263,7 @@ def pages() -> dict[str, str]:
         "cli.md": page(cli()),
         "errors.md": page(errors()),
         "runtimes.md": page(runtimes()),
+        "isolation.md": page(isolation()),
     }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,8 @@ from typing import Protocol
 from agentkernel.drivers.contract import Driver
 from agentkernel.images.store import Store
 from agentkernel.model.spec import BootSpec
-from tests.support.machines import Machine, booted, cloned, prepare, qemu_driver, qemu_spec
+from tests.support.machines import Cradle, Machine, alive, booted, cloned, prepare, qemu_driver, qemu_spec
+from tests.support.processes import naming
 
 
 class Spec(Protocol):
@@ -26,33 +27,62 @@ Lifecycle = Callable[[Driver, BootSpec, Path], AbstractAsyncContextManager[Machi
 """How a sandbox comes to its caller: leaving the block ends it."""
 
 
+Trace = Callable[[Cradle], set[str]]
+"""What this host shows of one sandbox, found as an operator would, by its id and by what the driver recorded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One driver.
 
     Attributes:
-        prepare: has everything there that the driver needs.
+        ready: everything that the driver needs is there while the block lasts, an engine that it talks to included.
         own_kernel: whether a sandbox runs a kernel that is not the host's.
         lifecycles: how its sandboxes come to be.
-        end_behind: ends what executes a sandbox, behind the driver's back, given what the driver recorded of it.
+        processes: the host's processes that execute a sandbox, as decimal pids; empty when it has ended.
+        remains: all that this host still holds of a sandbox, each thing in a few words: its processes, and whatever
+            else its driver makes (containers, bundles, cgroups, mounts). Not its birth's folder, which is the engine's.
+        end_behind: ends what executes a sandbox, behind the driver's back.
     """
 
     driver: Callable[[Store], Driver]
     spec: Spec
-    prepare: Callable[[Store], None]
+    ready: Callable[[Store], AbstractContextManager[None]]
     own_kernel: bool
     lifecycles: dict[str, Lifecycle]
-    end_behind: Callable[[dict[str, str | int]], None]
+    processes: Trace
+    remains: Trace
+    end_behind: Callable[[Cradle], None]
+
+
+@contextmanager
+def qemu_ready(store: Store) -> Iterator[None]:
+    """QEMU, kernel and root file system; nothing of it runs."""
+    prepare(store)
+    yield
+
+
+def recorded_processes(birth: Cradle) -> set[str]:
+    """The process that a driver recorded as `pid`, while it runs."""
+    return {str(pid) for pid in (birth.facts.get("pid", 0),) if alive(int(pid))}
+
+
+def supervised_remains(birth: Cradle) -> set[str]:
+    """Processes of a sandbox that a supervisor of ours holds."""
+    recorded = (int(birth.facts.get(name, 0)) for name in ("pid", "supervisor_pid"))
+    return {f"process {pid}" for pid in (*naming(birth.id), *recorded) if alive(pid)}
 
 
 CANDIDATES: dict[str, Candidate] = {
     "qemu": Candidate(
         driver=qemu_driver,
         spec=qemu_spec,
-        prepare=prepare,
+        ready=qemu_ready,
         own_kernel=True,
         lifecycles={"fresh": booted, "forked": cloned},
-        end_behind=lambda facts: os.kill(int(facts["pid"]), signal.SIGKILL),
+        processes=recorded_processes,
+        remains=supervised_remains,
+        end_behind=lambda birth: os.kill(int(birth.facts["pid"]), signal.SIGKILL),
     ),
 }
 

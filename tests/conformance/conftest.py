@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -58,17 +58,19 @@ def heed(name: str, verdict: Readiness, *, required: bool) -> None:
 
 
 @pytest.fixture(scope="package")
-def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     """A driver whose probe says that it works here, in one lifecycle."""
     name, way = request.param
     candidate = CANDIDATES[name]
     place = tmp_path_factory.mktemp(name)
+    sandboxes = place / "sandboxes"
+    sandboxes.mkdir()
     store = store_at(place / "state")
-    candidate.prepare(store)
-    driver = candidate.driver(store)
-    verdict = anyio.run(driver.probe)
-    heed(name, verdict, required=name in request.config.getoption("--require-driver"))
-    return Subject(candidate, driver, store, candidate.lifecycles[way], place / "sandboxes")
+    with candidate.ready(store):
+        driver = candidate.driver(store)
+        verdict = anyio.run(driver.probe)
+        heed(name, verdict, required=name in request.config.getoption("--require-driver"))
+        yield Subject(candidate, driver, store, candidate.lifecycles[way], sandboxes)
 
 
 @pytest.fixture(scope="package")

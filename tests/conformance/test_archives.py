@@ -140,6 +140,13 @@ async def test_a_file_replaces_a_link_of_its_name_and_what_it_points_to_stays(
 
 @pytest.mark.behaviour("archive.set-id")
 async def test_set_id_bits_are_dropped(subject: Subject, guest: Guest, place: str) -> None:
+    await guest.put_archive(place, cut(packed(put("tool", b"x", mode=0o6755))))
+    entry = await guest.stat(f"{place}/tool")
+    assert (entry.mode & 0o7777, entry.uid) == (0o755, 1000)
+
+
+@pytest.mark.behaviour("archive.set-id-root")
+async def test_set_id_bits_of_what_is_roots_are_dropped(subject: Subject, guest: Guest, place: str) -> None:
     await guest.put_archive(place, cut(packed(put("tool", b"x", mode=0o6755))), owner="root")
     entry = await guest.stat(f"{place}/tool")
     assert (entry.mode & 0o7777, entry.uid) == (0o755, 0)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.machines import Machine, booted, prepare, qemu_driver, qemu_spec, store_at
+from tests.support.machines import Machine, booted, prepare, qemu_driver, qemu_spec, shell, store_at
 
 from agentkernel.drivers.confine import confinement_of
 from agentkernel.images.store import Store
@@ -188,3 +188,12 @@ def test_the_supervisor_has_kept_what_it_needs_to_end_it(machines: tuple[Machine
         assert facts.capabilities == (kill if AS_ROOT else facts.capabilities)
         assert facts.no_new_privileges
         assert len(descriptors(machine.birth.facts["supervisor_pid"])) <= 5
+
+
+async def test_root_inside_cannot_write_to_the_image_but_to_its_private_disk(machines: tuple[Machine, Machine]) -> None:
+    """The device below the root file system is read-only in QEMU, whatever its kernel would let root do."""
+    guest = machines[0].guest
+    assert (await shell(guest, "cat /sys/block/vda/ro /sys/block/vdb/ro", user="root")).text.split() == ["1", "0"]
+    assert (await shell(guest, "dd if=/dev/zero of=/dev/vda count=1 2>/dev/null", user="root")).code != 0
+    control = "dd if=/dev/vdb of=/tmp/head count=1 && dd if=/tmp/head of=/dev/vdb count=1 conv=notrunc"
+    assert (await shell(guest, control, user="root")).code == 0

@@ -49,7 +49,8 @@ class Guest(abc.ABC):
     """A sandbox that runs: executes, moves files, ends. `LinkGuest` implements it once, over the guest link.
 
     Every method raises Broken when the sandbox is dead or does not speak the protocol, and Unsupported for a feature it
-    refused.
+    refused. Where `Feature.USER_ROOT` is missing, a user or an owner is `sandbox`, `1000` or left out; any other is
+    Unsupported.
     """
 
     facts: GuestFacts

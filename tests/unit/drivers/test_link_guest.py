@@ -94,6 +94,7 @@ async def test_what_a_guest_refused_is_unsupported() -> None:
             ExecRequest((b"cat",), terminal=(24, 80)),
             ExecRequest((b"cat",), user="root"),
             ExecRequest((b"cat",), user="0:7"),
+            ExecRequest((b"cat",), user="another"),
         ):
             with pytest.raises(Unsupported):
                 await guest.exec(request)
@@ -104,10 +105,27 @@ async def test_what_a_guest_refused_is_unsupported() -> None:
         ):
             with pytest.raises(Unsupported):
                 await call
-        assert await events_of(await guest.exec(ExecRequest((b"true",), user="rooted:0")))
     async with booted(*refused) as (guest, _):
         with pytest.raises(Unsupported, match="exec"):
             await guest.exec(command("true"))
+
+
+async def test_a_guest_with_one_user_takes_its_names_and_no_other() -> None:
+    async with booted("user-root") as (guest, _):
+        for user in ("", "sandbox", "1000", "1000:1000"):
+            assert await events_of(await guest.exec(ExecRequest((b"true",), user=user)))
+            await guest.write_file("/file", b"", owner=user)
+        for call in (
+            guest.exec(ExecRequest((b"true",), user="0")),
+            guest.write_file("/file", b"", owner="root"),
+            guest.make_directory("/folder", owner="7:8"),
+            guest.put_archive("/folder", chunks_of(b"", 1), owner="root"),
+        ):
+            with pytest.raises(Unsupported, match="one user"):
+                await call
+    async with booted() as (guest, _):
+        assert await events_of(await guest.exec(ExecRequest((b"true",), user="root")))
+        await guest.write_file("/file", b"", owner="root")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ from agentkernel.wire.program import Failed
 MOST_FILE_BYTES = 256 * 1024 * 1024
 """What `read_file` takes when its caller names no limit: a guest must not choose how much memory the host uses."""
 
+OWN_USER = frozenset({"", "sandbox", "1000", "1000:1000"})
+"""What the sandbox's own user is called in requests."""
+
 
 class LinkFiles(Guest, ABC):
     """File operations of `Guest`. Each is one channel; a caller that is cancelled leaves nothing half written."""
@@ -31,6 +34,16 @@ class LinkFiles(Guest, ABC):
         self._session.check()
         if feature not in self.facts.features:
             raise Unsupported(f"this sandbox has no {feature}")
+
+    def _whom(self, user: str) -> str:
+        """A user as this guest understands it: an agent without root knows none but itself, and has no name for it."""
+        if "user-root" in self.facts.features:
+            return user
+        if user in OWN_USER:
+            return ""
+        raise Unsupported(
+            "this sandbox has one user, sandbox (uid 1000)", hint="leave the user out, or take another backend"
+        )
 
     async def _simple(self, request: Payload, path: str) -> Transfer:
         self._need("files")
@@ -54,14 +67,14 @@ class LinkFiles(Guest, ABC):
     ) -> None:
         self._need("files")
         flags = files.ATOMIC | (files.MAKE_PARENTS if make_parents else 0)
-        async with transfer(self._session, files.Write(path, mode, flags, owner), path) as under_way:
+        async with transfer(self._session, files.Write(path, mode, flags, self._whom(owner)), path) as under_way:
             await under_way.send(content)
             under_way.send_end()
             await under_way.answer(files.CountDone)
 
     async def put_archive(self, directory: str, chunks: AsyncIterator[bytes], *, owner: str = "") -> int:
         self._need("tar-in")
-        async with transfer(self._session, files.TarIn(directory, 0, owner), directory) as under_way:
+        async with transfer(self._session, files.TarIn(directory, 0, self._whom(owner)), directory) as under_way:
             async for chunk in chunks:
                 await under_way.send(chunk)
                 if under_way.ended:
@@ -80,7 +93,8 @@ class LinkFiles(Guest, ABC):
         return (await self._simple(files.ListDirectory(path), path)).entries
 
     async def make_directory(self, path: str, *, mode: int = 0o755, parents: bool = False, owner: str = "") -> None:
-        await self._simple(files.MakeDirectory(path, mode, files.WITH_PARENTS if parents else 0, owner), path)
+        flags = files.WITH_PARENTS if parents else 0
+        await self._simple(files.MakeDirectory(path, mode, flags, self._whom(owner)), path)
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
         await self._simple(files.Remove(path, files.RECURSIVE if recursive else 0), path)

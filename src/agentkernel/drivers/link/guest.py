@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Self
 
 import anyio
@@ -32,11 +33,6 @@ def new_epoch() -> bytes:
     while (epoch := secrets.token_bytes(EPOCH_BYTES)).startswith(MARK):
         """One in four thousand million."""
     return epoch
-
-
-def _is_root(user: str) -> bool:
-    name = user.partition(":")[0]
-    return name == "root" or (name != "" and not name.strip("0"))
 
 
 class LinkGuest(LinkFiles):
@@ -105,16 +101,17 @@ class LinkGuest(LinkFiles):
         self._session.tell(control.Refresh(time.time_ns(), secrets.token_bytes(ENTROPY_BYTES)), control.Refreshed)
 
     async def exec(self, request: ExecRequest) -> LinkProcess:
-        """Start a program. Raises Refused for a request of more than 2 MiB, Busy when 64 operations are under way."""
+        """Start a program. Raises Refused for a request of more than 2 MiB, Busy when 64 operations are under way,
+        Unsupported for another user where the guest has only one.
+        """
         self._need("exec")
         if request.stdin:
             self._need("stdin")
         if request.terminal is not None:
             self._need("pty")
-        if _is_root(request.user):
-            self._need("user-root")
+        wanted = replace(request, user=self._whom(request.user))
         await self._session.room()
-        return LinkProcess(self._session, request)
+        return LinkProcess(self._session, wanted)
 
     async def ping(self) -> None:
         await self._session.ask(control.Ping(secrets.randbits(64)), control.Pong)

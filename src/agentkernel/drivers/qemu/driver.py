@@ -76,7 +76,7 @@ class QemuDriver(Driver):
     capabilities = Capabilities(
         frozenset(
             {
-                *(Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT),
+                *(Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.OOM_INSIDE),
                 *(Feature.TEMPLATE, Feature.PAUSE, Feature.SNAPSHOT, Feature.FORK),
             }
         )
