@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from agentkernel.drivers.contract import Driver
+from agentkernel.drivers.wasm.driver import WasmDriver
 from agentkernel.images.store import Store
+from agentkernel.model.ids import Digest
+from agentkernel.model.kinds import Backend
 from agentkernel.model.spec import BootSpec
 from tests.support.machines import Cradle, Machine, alive, booted, cloned, prepare, qemu_driver, qemu_spec
 from tests.support.processes import naming
@@ -73,6 +76,23 @@ def supervised_remains(birth: Cradle) -> set[str]:
     return {f"process {pid}" for pid in (*naming(birth.id), *recorded) if alive(pid)}
 
 
+def wasm_driver(store: Store) -> WasmDriver:
+    """The driver as the daemon makes it."""
+    return WasmDriver(store, store.state / "trials")
+
+
+def wasm_spec(_store: Store, **changes: int) -> BootSpec:
+    """A small sandbox; it has no image."""
+    sizes = {"memory_mib": 256, "disk_mib": 64, "pids": 256} | changes
+    return BootSpec(Backend.WASM, "python", Digest("none"), **sizes)
+
+
+@contextmanager
+def nothing_to_prepare(_store: Store) -> Iterator[None]:
+    """What is missing is made on first use."""
+    yield
+
+
 CANDIDATES: dict[str, Candidate] = {
     "qemu": Candidate(
         driver=qemu_driver,
@@ -80,6 +100,16 @@ CANDIDATES: dict[str, Candidate] = {
         ready=qemu_ready,
         own_kernel=True,
         lifecycles={"fresh": booted, "forked": cloned},
+        processes=recorded_processes,
+        remains=supervised_remains,
+        end_behind=lambda birth: os.kill(int(birth.facts["pid"]), signal.SIGKILL),
+    ),
+    "wasm": Candidate(
+        driver=wasm_driver,
+        spec=wasm_spec,
+        ready=nothing_to_prepare,
+        own_kernel=False,
+        lifecycles={"fresh": booted},
         processes=recorded_processes,
         remains=supervised_remains,
         end_behind=lambda birth: os.kill(int(birth.facts["pid"]), signal.SIGKILL),

@@ -261,6 +261,12 @@ class Driver(abc.ABC):
     backend: Backend
     vmm: Vmm | None
     capabilities: Capabilities
+    programs: tuple[str, ...] | None = None
+    """Patterns of the names of programs that its sandboxes run, `*.wasm`; None for whatever their image holds. Where
+    they are named there is no root file system, and `ready` makes what they need.
+    """
+    runtimes: frozenset[str] | None = None
+    """Recipes whose name means something to it; None for all."""
 
     @abc.abstractmethod
     async def probe(self) -> Readiness:
@@ -286,6 +292,14 @@ class Driver(abc.ABC):
             Busy: whoever has it does not answer.
         """
         raise Unsupported(f"{self.backend} runs runtimes only, not images by name")
+
+    async def ready(self, runtime: str, tell: Tell) -> Digest:
+        """Have there what sandboxes of that runtime are made from, and name it. Asked where `programs` are named.
+
+        Raises:
+            Busy: it cannot be fetched now. Broken: it could not be made.
+        """
+        raise Unsupported(f"{self.backend} makes its sandboxes from images")
 
     async def template(self, spec: BootSpec, birth: Birth, prepare: Prepare) -> Path:
         """The template of that specification, made when there is none that fits this host, QEMU, kernel, image and

@@ -16,7 +16,11 @@ from agentkernel.drivers.contract import Guest, Process
 from agentkernel.drivers.wasm.driver import WasmDriver
 from agentkernel.model.errors import Refused, Unsupported
 from agentkernel.model.execution import Exited, Started, Stdout
+from agentkernel.model.kinds import Backend, Isolation
+from agentkernel.model.readiness import Readiness
 from agentkernel.model.spec import Rlimit
+from agentkernel.policy.admission import Offer, Wish, admit
+from agentkernel.policy.config import Config
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
@@ -34,6 +38,16 @@ MODULES = {
     "deep": '(module (func $f (export "_start") call $f))',
     "greedy": """(module (memory 1) (func (export "_start")
         (if (i32.ne (memory.grow (i32.const 60000)) (i32.const -1)) (then unreachable))))""",
+}
+
+
+OFFERS = {
+    (Backend.WASM, None): Offer(
+        Readiness(usable=True, isolation=Isolation.WASM),
+        WasmDriver.capabilities,
+        WasmDriver.runtimes,
+        WasmDriver.programs,
+    )
 }
 
 
@@ -87,9 +101,13 @@ async def test_a_bad_module_is_not_executable_and_a_missing_one_is_not_there(gue
 
 async def test_programs_of_other_backends_are_refused_with_what_is_here(guest: Guest) -> None:
     for name in ("bash", "/bin/sh", "npm", "wasm", ".wasm", "python3.11"):
-        refusal = (await run(guest, name, "-c", "true")).refusal
-        assert refusal.errno == errno.ENOENT
-        assert refusal.what.startswith(f"program: {name} (a wasm sandbox runs python3, js and .wasm files")
+        with pytest.raises(Unsupported, match="a wasm sandbox cannot run") as caught:
+            await run(guest, name, "-c", "true")
+        assert "python3" in caught.value.hint
+        with pytest.raises(Unsupported, match="cannot run"):
+            admit(Wish("base", Backend.WASM, [name]), OFFERS, Config())
+    admit(Wish("base", Backend.WASM, ["/usr/bin/python3"]), OFFERS, Config())
+    admit(Wish("base", Backend.WASM, ["dir/app.wasm"]), OFFERS, Config())
     assert (await run(guest, "python3", "-c", "")).code == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib.metadata
 import shutil
 import socket
@@ -15,11 +16,12 @@ import anyio
 
 from agentkernel.drivers.confine import Bind, ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
-from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest
-from agentkernel.drivers.link import LinkGuest, PlainSocket
+from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell
+from agentkernel.drivers.link import PlainSocket
+from agentkernel.drivers.wasm.guest import WasmGuest
 from agentkernel.drivers.wasm.native import native_code
 from agentkernel.drivers.wasm.place import NATIVE, ROOT, interpreter
-from agentkernel.drivers.wasm.programs import Kind
+from agentkernel.drivers.wasm.programs import PATTERNS, Kind
 from agentkernel.model.errors import AgentkernelError, Broken
 from agentkernel.model.execution import ExecRequest, Exited
 from agentkernel.model.ids import Digest, SandboxId, new_sandbox_id
@@ -50,6 +52,9 @@ class WasmDriver(Driver):
     vmm = None
     capabilities = Capabilities(frozenset({Feature.FILES, Feature.STDIN, Feature.DISK_LIMIT, Feature.OOM_INSIDE}))
 
+    programs = PATTERNS
+    runtimes = frozenset({"base", "python"})
+
     def __init__(self, artifacts: Artifacts, trials: Path) -> None:
         self._artifacts = artifacts
         self._trials = trials
@@ -76,17 +81,26 @@ class WasmDriver(Driver):
     @asynccontextmanager
     async def boot(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
         """As the contract says. The whole file tree is private memory, `disk_mib` of it."""
-        interpreter()  # said before anything is fetched: whether wasmtime is there at all
-        natives = {Kind.PYTHON: await native_code(self._artifacts, "python")}
+        natives = await self._natives()
         async with self._worker(natives, spec, birth) as guest:
             yield guest
+
+    async def ready(self, runtime: str, tell: Tell) -> Digest:
+        """All languages, whatever the runtime: they are small, and a sandbox runs any of them."""
+        await tell("WebAssembly: languages are made and compiled on first use, a minute or two")
+        natives = await self._natives()
+        return Digest(hashlib.sha256(" ".join(path.parent.name for path in natives.values()).encode()).hexdigest())
+
+    async def _natives(self) -> dict[Kind, Path]:
+        interpreter()  # said before anything is fetched: whether wasmtime is there at all
+        return {kind: await native_code(self._artifacts, str(kind)) for kind in (Kind.PYTHON, Kind.JAVASCRIPT)}
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
         """Kill the supervisor and the worker of that sandbox; folder and row are the engine's."""
         await reap_processes(sandbox, facts)
 
     @asynccontextmanager
-    async def _worker(self, natives: Mapping[Kind, Path], spec: BootSpec, birth: Birth) -> AsyncIterator[LinkGuest]:
+    async def _worker(self, natives: Mapping[Kind, Path], spec: BootSpec, birth: Birth) -> AsyncIterator[WasmGuest]:
         """A worker that was greeted. `natives`: compiled code of the languages that it is to run."""
         async with AsyncExitStack() as stack:
             ours, theirs = socket.socketpair()
@@ -96,7 +110,7 @@ class WasmDriver(Driver):
                 confinement = _confinement(natives, spec, birth, theirs.fileno())
                 process = await stack.enter_async_context(confined(confinement, birth))
             with _coming_up(process):
-                guest = await stack.enter_async_context(LinkGuest.attach(stream, birth.identity, pids=spec.pids))
+                guest = await stack.enter_async_context(WasmGuest.attach(stream, birth.identity, pids=spec.pids))
             yield guest
 
 

@@ -17,6 +17,7 @@ from wasmtime.component import Component
 from agentkernel.drivers.wasm.engine import new_engine
 from agentkernel.drivers.wasm.programs import Foreign, Kind, program_of
 from agentkernel.drivers.wasm.worker.instances import ABORT, Ended, Instance, Stopped, language_linker, trap_words
+from agentkernel.drivers.wasm.worker.javascript import JavaScript
 from agentkernel.drivers.wasm.worker.run import KILL, Run, run_module
 from agentkernel.drivers.wasm.worker.tree import Tree
 from agentkernel.wire import program
@@ -27,13 +28,15 @@ USERS = frozenset({"", "sandbox", "1000", "1000:1000"})
 HOME = {b"HOME": b"/home/sandbox", b"USER": b"sandbox", b"LOGNAME": b"sandbox"}
 
 
-class Language:
-    """A component that runs source code. One instance waits for a program; when it got one, the next is made."""
+Runner = Callable[[Instance], Ended]
+"""Has an instance become a language, wait for its program, and run it."""
 
-    def __init__(self, engine: wasmtime.Engine, native: Path, root: Path, memory_bytes: int) -> None:
-        self._engine, self._root, self._memory_bytes = engine, root, memory_bytes
-        self._code = Component.deserialize_file(engine, str(native))
-        self._linker = language_linker(engine)
+
+class Language:
+    """Runs source code. One instance waits for a program; when it got one, the next is made."""
+
+    def __init__(self, new: Callable[[], Instance], run: Runner) -> None:
+        self._new_instance, self._run = new, run
         self._waiting: list[_Prepared] = []
         self._lock = threading.Lock()
 
@@ -50,8 +53,8 @@ class Language:
         prepared.begin(run)
 
     def _new(self) -> _Prepared:
-        instance = Instance(self._engine, self._root, self._memory_bytes)
-        prepared = _Prepared(instance, lambda: instance.run_language(self._linker, self._code))
+        instance = self._new_instance()
+        prepared = _Prepared(instance, lambda: self._run(instance))
         threading.Thread(target=prepared.live, daemon=True, args=(self.prepare,)).start()
         return prepared
 
@@ -103,11 +106,25 @@ class Host:
         self._tree = tree
         self._memory_bytes = memory_bytes
         self._engine = new_engine()
-        self._languages = {
-            kind: Language(self._engine, path, tree.path, memory_bytes) for kind, path in languages.items()
-        }
+        self._languages = {kind: Language(self._new, self._runner(kind, str(path))) for kind, path in languages.items()}
         for language in self._languages.values():
             language.prepare()
+
+    def _new(self) -> Instance:
+        return Instance(self._engine, self._tree.path, self._memory_bytes)
+
+    def _runner(self, kind: Kind, native: str) -> Runner:
+        if kind is Kind.PYTHON:
+            code, linker = Component.deserialize_file(self._engine, native), language_linker(self._engine)
+            return lambda instance: instance.run_language(linker, code)
+        module = wasmtime.Module.deserialize_file(self._engine, native)
+
+        def javascript(instance: Instance) -> Ended:
+            ready = JavaScript(self._engine, module, instance, self._tree)
+            program_given = instance.take()
+            return instance.ended(lambda: ready.run(program_given))
+
+        return javascript
 
     def start(self, run: Run) -> program.Failed | None:
         """Begin a program on a thread of its own, or say why not."""
@@ -143,7 +160,7 @@ class Host:
             folder = self._tree.open(run.request.cwd, os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
             return program.Failed(error.errno or errno.EIO, f"program: {name}")
-        instance = Instance(self._engine, self._tree.path, self._memory_bytes)
+        instance = self._new()
         run.begin(instance)
 
         def live() -> None:

@@ -67,6 +67,7 @@ class Instance:
         self.stopped = False
         self.left: int | None = None
         self._given = threading.Event()
+        self._halted = threading.Event()
         self._engine = engine
         self._store = Store(engine)
         self._stdin_read, self.stdin = os.pipe2(os.O_CLOEXEC)
@@ -82,6 +83,7 @@ class Instance:
     def stop(self) -> None:
         """End it: where it computes, at once; where it waits for input or for a program, too."""
         self.stopped = True
+        self._halted.set()
         self._engine.increment_epoch()
         self._given.set()
 
@@ -91,6 +93,14 @@ class Instance:
         if self.stopped or self.program is None:
             raise Stopped
         return self.program
+
+    def pause(self, seconds: float) -> bool:
+        """Wait; True when it was stopped meanwhile."""
+        return self._halted.wait(seconds)
+
+    def read_input(self, most: int) -> bytes:
+        """Bytes of its standard input, for a language that the host reads for; b"" at the end."""
+        return os.read(self._stdin_read, most)
 
     def close(self) -> None:
         """Free all of it."""
@@ -104,20 +114,26 @@ class Instance:
             os.close(self._stdin_read)
             self._stdin_read = -1
 
-    def _configured(self, program: Program | None = None, folder: int = -1) -> Store:
+    def configured(self, program: Program | None = None, folder: int = -1, *, reads: bool = True) -> Store:
+        """Its store, with WASI set up. Once.
+
+        Args:
+            folder: descriptor of the program's working directory.
+            reads: whether it reads standard input by WASI, which takes it ahead of time.
+        """
         wasi = WasiConfig()
         if program is not None:
             wasi.argv = [word.decode("utf-8", "replace") for word in program.argv]
             wasi.env = [entry.decode("utf-8", "replace").split("=", 1) for entry in program.env]
             wasi.preopen_dir(f"/proc/self/fd/{folder}", ".")
-        wasi.stdin_file = f"/proc/self/fd/{self._stdin_read}"
+        if reads:
+            wasi.stdin_file = f"/proc/self/fd/{self._stdin_read}"
         wasi.stdout_custom = lambda data: self._write(data, "stdout")
         wasi.stderr_custom = lambda data: self._write(data, "stderr")
         wasi.preopen_dir(str(self._root), "/")
         self._store.set_wasi(wasi)
         self._store.set_limits(memory_size=self._memory_bytes)
         self._store.set_epoch_deadline(1)
-        self.drop_input()
         return self._store
 
     def _write(self, data: bytes, name: str) -> int:
@@ -130,11 +146,12 @@ class Instance:
     def run_language(self, linker: component.Linker, code: component.Component) -> Ended:
         """Instantiate a language's component, have it wait for its program, run that one to its end."""
         _local.instance = self
-        store = self._configured()
+        store = self.configured()
+        self.drop_input()
         run = linker.instantiate(store, code).get_func(store, "run")
         if run is None:
             raise WasmtimeError("the component does not export run")
-        return self._ended(lambda: Ended(int(run(store))))
+        return self.ended(lambda: Ended(int(run(store))))
 
     def run_module(self, content: bytes, folder: int) -> Callable[[], Ended]:
         """Compile a WASI command, component or core module; returns what runs it. Raises WasmtimeError.
@@ -145,22 +162,25 @@ class Instance:
         program = self.take()
         if is_component(content):
             made = component.Component(self._engine, content)
-            store = self._configured(program, folder)
+            store = self.configured(program, folder)
+            self.drop_input()
             linker = component.Linker(self._engine)
             linker.add_wasip2()
             start = _exported_run(store, made, linker.instantiate(store, made))
-            return lambda: self._ended(lambda: _of_result(start(store)))
+            return lambda: self.ended(lambda: _of_result(start(store)))
         module = wasmtime.Module(self._engine, content)
-        store = self._configured(program, folder)
+        store = self.configured(program, folder)
+        self.drop_input()
         core = wasmtime.Linker(self._engine)
         core.define_wasi()
         instantiated = core.instantiate(store, module)
         main = instantiated.exports(store).get("_start")
         if not isinstance(main, wasmtime.Func):
             raise WasmtimeError("the module does not export _start")
-        return lambda: self._ended(lambda: _nothing(main(store)))
+        return lambda: self.ended(lambda: _nothing(main(store)))
 
-    def _ended(self, act: Callable[[], Ended]) -> Ended:
+    def ended(self, act: Callable[[], Ended]) -> Ended:
+        """How something ends that runs inside. Raises Stopped where it was told to end."""
         try:
             if self.stopped:
                 raise Stopped
