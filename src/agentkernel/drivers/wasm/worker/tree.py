@@ -75,6 +75,9 @@ class Tree:
                 return
             except FileNotFoundError:
                 self.make_parents(path)
+            except NotADirectoryError:
+                self.entry(path)  # something above it is no directory, else it is itself there and none
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
         elif parents:
             return
         with self.parent(path) as (folder, name):
