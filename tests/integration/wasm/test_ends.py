@@ -41,6 +41,13 @@ MODULES = {
 }
 
 
+COMPONENT = """(component
+    (core module $m (func (export "run") (result i32) {body}))
+    (core instance $i (instantiate $m))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance $r (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.{patch}" (instance $r)))"""
+
 OFFERS = {
     (Backend.WASM, None): Offer(
         Readiness(usable=True, isolation=Isolation.WASM),
@@ -80,6 +87,16 @@ async def test_wasi_modules_run_with_their_exit_codes_and_output(guest: Guest) -
     assert (await run(guest, "/workspace/hello.wasm", cwd="/")).stdout == b"hello\n"
 
 
+async def test_components_that_are_commands_run_and_others_are_no_programs(guest: Guest) -> None:
+    for body, patch, code in (("i32.const 0", 0, 0), ("i32.const 1", 6, 1), ("unreachable", 3, 134)):
+        content = bytes(wasmtime.wat2wasm(COMPONENT.format(body=body, patch=patch)))
+        await guest.write_file("/workspace/component.wasm", content)
+        assert (await run(guest, "component.wasm")).code == code, body
+    await guest.write_file("/workspace/component.wasm", bytes(wasmtime.wat2wasm("(component)")))
+    refusal = (await run(guest, "component.wasm")).refusal
+    assert (refusal.errno, "does not export wasi:cli/run" in refusal.what) == (errno.ENOEXEC, True)
+
+
 async def test_a_trap_is_told_as_an_abort_with_its_cause(guest: Guest) -> None:
     for name, cause in (("trap", b"unreachable"), ("outside", b"out of bounds"), ("deep", b"stack")):
         ran = await run(guest, await put(guest, name))
@@ -100,7 +117,7 @@ async def test_a_bad_module_is_not_executable_and_a_missing_one_is_not_there(gue
 
 
 async def test_programs_of_other_backends_are_refused_with_what_is_here(guest: Guest) -> None:
-    for name in ("bash", "/bin/sh", "npm", "wasm", ".wasm", "python3.11"):
+    for name in ("bash", "/bin/sh", "npm", "wasm", "python3.11"):
         with pytest.raises(Unsupported, match="a wasm sandbox cannot run") as caught:
             await run(guest, name, "-c", "true")
         assert "python3" in caught.value.hint

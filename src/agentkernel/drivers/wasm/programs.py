@@ -9,7 +9,7 @@ PYTHON_NAMES = frozenset({"python", "python3"})
 JAVASCRIPT_NAMES = frozenset({"js"})
 MODULE_SUFFIX = ".wasm"
 
-PATTERNS = (*sorted(PYTHON_NAMES), *sorted(JAVASCRIPT_NAMES), f"?*{MODULE_SUFFIX}")
+PATTERNS = (*sorted(PYTHON_NAMES), *sorted(JAVASCRIPT_NAMES), f"*{MODULE_SUFFIX}")
 """What can be run, for who decides before a sandbox is there."""
 
 

@@ -82,14 +82,12 @@ def _leave(code: int) -> None:
 
 
 def _becomes(environment: list[bytes], folder: bytes) -> None:
-    """Take on a program's environment and working directory, and a chance of its own."""
+    """Take on a program's environment and working directory."""
     os.environ.clear()
     for entry in environment:
         name, _, value = entry.partition(b"=")
         os.environb[name] = value
     os.chdir(folder)
-    random.seed()
-    os._exit = _leave
 
 
 def _run(command: Command) -> None:
@@ -214,11 +212,14 @@ class WitWorld(wit_world.WitWorld):
 
     def run(self) -> int:
         """Wait for a program, be it."""
-        folder, count, *rest = wit_world.take().encode("latin-1").split(b"\0")
-        arguments, environment = rest[: int(count)], rest[int(count) :]
+        # What does not depend on the program is done before it is there: an instance waits in this call of `take`.
+        random.seed()
+        os._exit = _leave
         sys.executable = sys._base_executable = "/usr/bin/python3"
         sys.prefix = sys.base_prefix = sys.exec_prefix = sys.base_exec_prefix = "/usr"
         _standard_streams(unbuffered=False)
+        folder, count, *rest = wit_world.take().encode("latin-1").split(b"\0")
+        arguments, environment = rest[: int(count)], rest[int(count) :]
         try:
             _becomes(environment, folder)
             return _main([os.fsdecode(argument) for argument in arguments])
