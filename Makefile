@@ -32,7 +32,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python tools/reference.py --check
 
-# Five minutes on two cores. Each prints a table, and leaves its record and the picture in benchmarks/out/.
+# A quarter of an hour on two cores, most of it the emulated part of the two that compare tiers. Each prints a table, and leaves its record and the picture in benchmarks/out/.
 bench: $(VENV)/.bench native
 	$(BIN)/python benchmarks/exec.py
 	$(BIN)/python benchmarks/daemon.py
@@ -42,6 +42,8 @@ bench: $(VENV)/.bench native
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/tiers.py
+	$(BIN)/python benchmarks/neighbour.py --seconds 4
 	$(BIN)/python benchmarks/plot.py
 
 docs: $(VENV)/.dev
