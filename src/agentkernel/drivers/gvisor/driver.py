@@ -16,9 +16,10 @@ from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tool
 from agentkernel.drivers.gvisor import bundle
 from agentkernel.drivers.gvisor.guest import GvisorGuest
-from agentkernel.drivers.gvisor.memory import Held, check, held, threads
+from agentkernel.drivers.gvisor.memory import check, limits, threads
 from agentkernel.drivers.gvisor.trial import Trials
 from agentkernel.drivers.limits import Cgroups, find
+from agentkernel.drivers.limits.held import Held, held
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
 from agentkernel.model.ids import Digest, SandboxId
@@ -77,14 +78,15 @@ class GvisorDriver(Driver):
             )
         tool = await self._artifacts.tool("runsc")
         async with AsyncExitStack() as stack:
-            within = await stack.enter_async_context(held(self._groups(), birth.id, spec))
+            within = await stack.enter_async_context(held(self._groups(), birth.id, limits(spec, booting=True)))
             process, stream = await self._started(tool, spec, birth, within, stack)
             with _coming_up(process):
                 guest = await stack.enter_async_context(GvisorGuest.attach(stream, birth.identity, pids=spec.pids))
                 guest.live_in(within.group)
                 if spec.disk_mib:
                     await guest.mount_disk(bundle.DISK_SERIAL, "tmpfs", BINDS)
-                within.has_booted(spec)
+                if within.group is not None:
+                    within.group.set(limits(spec))
             yield guest
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
