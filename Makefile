@@ -32,7 +32,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python tools/reference.py --check
 
-# A quarter of an hour on two cores, most of it the emulated part of the two that compare tiers. Each prints a table, and leaves its record and the picture in benchmarks/out/.
+# A quarter of an hour or more on two cores, most of it in the two that compare tiers. Each prints a table, and leaves its record and the picture in benchmarks/out/.
 bench: $(VENV)/.bench native
 	$(BIN)/python benchmarks/exec.py
 	$(BIN)/python benchmarks/daemon.py
