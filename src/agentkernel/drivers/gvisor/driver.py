@@ -16,9 +16,10 @@ from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell, Tool
 from agentkernel.drivers.gvisor import bundle, snapshot
 from agentkernel.drivers.gvisor.guest import GvisorGuest
-from agentkernel.drivers.gvisor.memory import Held, check, held, threads
+from agentkernel.drivers.gvisor.memory import check, limits, threads
 from agentkernel.drivers.gvisor.trial import Trials
 from agentkernel.drivers.limits import Cgroups, find
+from agentkernel.drivers.limits.held import Held, held
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
 from agentkernel.model.ids import Digest, SandboxId
@@ -122,7 +123,7 @@ class GvisorDriver(Driver):
     ) -> AsyncIterator[GvisorGuest]:
         """A sandbox of its own, or one that goes on from saved files."""
         async with AsyncExitStack() as stack:
-            within = await stack.enter_async_context(held(self._groups(), birth.id, spec))
+            within = await stack.enter_async_context(held(self._groups(), birth.id, limits(spec)))
             process, stream = await self._started(tool, spec, birth, within, stack, saved=saved)
             with _coming_up(process):
                 guest = await stack.enter_async_context(GvisorGuest.attach(stream, birth.identity, pids=spec.pids))

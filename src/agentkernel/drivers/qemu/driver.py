@@ -15,10 +15,13 @@ import anyio.to_thread
 from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepare, Tell, Tool
+from agentkernel.drivers.limits import Cgroups, find
+from agentkernel.drivers.limits.held import held
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.qemu import snapshot as snapshots
 from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.drivers.qemu.guest import QemuGuest
+from agentkernel.drivers.qemu.limits import THREADS, limits
 from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, Machine, Memory, arguments
 from agentkernel.drivers.qemu.template import (
     OpenTemplates,
@@ -50,7 +53,6 @@ BOOT_DEADLINE_S = {Accelerator.KVM: 30.0, Accelerator.TCG: 90.0}
 """From spawn to greeting. An emulated boot takes 3 to 4 s alone; many at once on two cores take their turn."""
 CLONE_DEADLINE_S = 60.0
 """From spawn to greeting of a copy; it takes a tenth of a second alone."""
-THREADS = 64
 OPEN_FILES = 256
 
 
@@ -169,8 +171,9 @@ class QemuDriver(Driver):
         await self._artifacts.discard_template(template)
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
-        """Kill the supervisor and the QEMU of that sandbox; folder and row are the engine's."""
+        """Kill the supervisor and the QEMU of that sandbox, remove its group; folder and row are the engine's."""
         await reap_processes(sandbox, facts)
+        await anyio.to_thread.run_sync(find().reap, sandbox)
 
     async def _accelerator(self, tool: Tool) -> tuple[Accelerator, str]:
         """What works here, and if it is not KVM, why."""
@@ -257,13 +260,15 @@ class QemuDriver(Driver):
     async def _started(
         self, tool: Tool, machine: Machine, birth: Birth, fds: Descriptors, stack: AsyncExitStack
     ) -> tuple[ConfinedProcess, PlainSocket]:
-        """The confined QEMU and a connection to its link; both end with `stack`."""
+        """The confined QEMU, its group, and a connection to its link; all end with `stack`."""
+        within = await stack.enter_async_context(held(_groups(), birth.id, limits(machine.spec)))
         confinement = Confinement(
             argv=(tool.path, *arguments(birth.id, machine, fds)),
             tree=tool.root,
             pass_fds=fds.all(),
             kvm=machine.accelerator is Accelerator.KVM,
             remove=birth.directory,
+            group_fds=within.fds,
             threads=THREADS,
             open_files=OPEN_FILES,
         )
@@ -289,3 +294,11 @@ class QemuDriver(Driver):
         if spec.disk_mib and mount:
             await guest.mount_disk(SCRATCH_SERIAL, "ext4", BINDS)
         return guest
+
+
+def _groups() -> Cgroups | None:
+    """Where machines are held to limits. None where not all of them can be: the guest is bounded by its size all the
+    same, so that is no refusal.
+    """
+    groups = find()
+    return None if groups.missing else groups
