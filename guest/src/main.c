@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cgroup.h"
+#include "confinement.h"
 #include "exec.h"
 #include "files.h"
 #include "init.h"
@@ -142,7 +143,8 @@ static void run(void)
 
 static int usage(void)
 {
-    say("usage: agent [--run-directory DIRECTORY] --stdio | --socket PATH     (without arguments: as PID 1 of a machine)");
+    say("usage: agent [--run-directory DIRECTORY] --stdio | --socket PATH     (without arguments: as PID 1 of a machine)\n"
+        "       agent --confinement [PATH...]     (says how the kernel holds it)");
     return 2;
 }
 
@@ -150,6 +152,8 @@ int main(int argc, char **argv)
 {
     struct source signals = {.fd = -1};
     int at = 1;
+    if (argc > 1 && strcmp(argv[1], "--confinement") == 0)
+        return confinement_report(argv + 2);
     place.pid1 = getpid() == 1;
     place.root = geteuid() == 0;
     place.run_directory = place.pid1 ? "/run/agentkernel" : NULL;

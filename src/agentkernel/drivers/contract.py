@@ -158,6 +158,9 @@ class Birth(Protocol):
     async def record(self, **facts: str | int) -> None:
         """Commit facts (`pid`, `start_ticks`, `container`) that find a resource again after a crash. Before the
         resource is made where that is possible, else at once after.
+
+        A last fact, `left`, says in words that something could not be removed: the row stays after the driver's block,
+        and `Driver.reap` is asked again later.
         """
 
 

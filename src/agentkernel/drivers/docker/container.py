@@ -15,6 +15,8 @@ from agentkernel.model.ids import SandboxId
 from agentkernel.model.spec import BootSpec
 
 LABEL = "agentkernel.sandbox"
+TRIAL_LABEL = "agentkernel.trial"
+"""Of a container that no journal knows."""
 AGENT_PLACE = "/.agentkernel"
 USER = "1000:1000"
 CPU_NANO = 1_000_000_000
@@ -84,6 +86,7 @@ class Container:
         volumes: paths that the image wants volumes at, which would be on the engine's disk and know no bound.
         files: for an engine that takes some things by path and can read ours; else it uses its own.
         runtime: the OCI runtime; empty for the engine's default.
+        trial: made by a probe, and nobody's.
     """
 
     sandbox: SandboxId
@@ -97,6 +100,7 @@ class Container:
     volumes: Sequence[str] = ()
     files: LocalFiles | None = None
     runtime: str = ""
+    trial: bool = False
 
     @property
     def name(self) -> str:
@@ -121,7 +125,7 @@ def creation(container: Container) -> dict[str, object]:
         "Hostname": container.hostname,
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGKILL",
-        "Labels": {LABEL: container.sandbox},
+        "Labels": {LABEL: container.sandbox} | ({TRIAL_LABEL: ""} if container.trial else {}),
         "Tty": False,
         "OpenStdin": True,
         "StdinOnce": True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,15 @@ import anyio.to_thread
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell
 from agentkernel.drivers.docker.api import EngineApi, EngineRefused, as_ours
 from agentkernel.drivers.docker.attach import AttachedStream
-from agentkernel.drivers.docker.container import LABEL, Container, LocalFiles, creation, name_of
+from agentkernel.drivers.docker.confinement import QUESTION, weaknesses
+from agentkernel.drivers.docker.container import LABEL, TRIAL_LABEL, Container, LocalFiles, creation, name_of
 from agentkernel.drivers.docker.endpoint import Endpoint
 from agentkernel.drivers.docker.engine import EngineFacts, facts_of
 from agentkernel.drivers.docker.guest import ContainerGuest
 from agentkernel.drivers.docker.images import EngineImages, Found
 from agentkernel.drivers.hardening import profile
 from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
+from agentkernel.model.execution import ExecRequest, Stdout
 from agentkernel.model.ids import Digest, SandboxId, new_sandbox_id
 from agentkernel.model.kinds import Backend, Feature, Isolation
 from agentkernel.model.readiness import Capabilities, Identity, Readiness
@@ -32,6 +34,8 @@ BOOT_DEADLINE_S = 60.0
 """From creation to greeting; it takes a quarter of a second alone."""
 PROBE_S = 45.0
 REMOVE_S = 30.0
+TRIAL_OVER_S = 300.0
+"""After which no probe goes on: far more than it and the removal of its container may take."""
 ASK_S = 10.0
 WORDS_KEPT = 600
 AGENT_ALONE = Digest("none")
@@ -125,10 +129,12 @@ class DockerDriver(Driver):
         """One container, from the agent's image alone; what holds it in."""
         spec = BootSpec(self.backend, "", image=AGENT_ALONE, memory_mib=64, disk_mib=4, pids=32)
         identity = Identity("sandbox-00000000", bytes(16))
-        async with self._running(engine, spec, new_sandbox_id(), identity) as guest:
+        await _remove_trials(engine)
+        async with self._running(engine, spec, new_sandbox_id(), identity, trial=True) as guest:
             await guest.ping()
             kernel = guest.facts.facts.get("kernel", "")
             if self._runtime != "runsc":
+                await self._prove(engine, guest)
                 return Isolation.CONTAINER
             version = (await guest.read_file("/proc/version", limit=4096)).decode(errors="replace")
             if kernel == engine.facts.kernel or not version.startswith(f"Linux version {GVISOR_KERNEL} "):
@@ -137,6 +143,21 @@ class DockerDriver(Driver):
                     hint="point the engine's runtime at gVisor's runsc",
                 )
             return Isolation.KERNEL_PROXY
+
+    async def _prove(self, engine: Engine, guest: Guest) -> None:
+        """Raises Unsupported where a container is held less tightly than we asked for."""
+        said = b""
+        async for event in await guest.exec(ExecRequest(tuple(word.encode() for word in QUESTION), cwd="/")):
+            if isinstance(event, Stdout):
+                said += event.data
+        if weak := weaknesses(said.decode(errors="replace")):
+            path = self._files / f"seccomp-{engine.facts.machine}.json"
+            await anyio.to_thread.run_sync(_keep, path, json.dumps(profile(engine.facts.machine)))
+            raise Unsupported(
+                f"containers of this engine are confined too weakly: {'; '.join(weak)}",
+                hint=f"use an engine on this host, or copy {path} to the engine's host and name it as seccomp_profile "
+                "in its containers.conf",
+            )
 
     async def _engine(self, *, again: bool = False) -> Engine:
         """The engine, asked once who it is."""
@@ -162,7 +183,7 @@ class DockerDriver(Driver):
             raise Unsupported(f"{self.backend} has no disks that outlive their sandbox")
         engine = await self._engine()
         await birth.record(container=name_of(birth.id))
-        async with self._running(engine, spec, birth.id, birth.identity) as guest:
+        async with self._running(engine, spec, birth.id, birth.identity, left=birth.record) as guest:
             yield guest
 
     async def image(self, name: str, tell: Tell) -> ImageFacts:
@@ -189,8 +210,16 @@ class DockerDriver(Driver):
 
     @asynccontextmanager
     async def _running(
-        self, engine: Engine, spec: BootSpec, sandbox: SandboxId, identity: Identity
+        self,
+        engine: Engine,
+        spec: BootSpec,
+        sandbox: SandboxId,
+        identity: Identity,
+        *,
+        left: Callable[..., Awaitable[None]] | None = None,
+        trial: bool = False,
     ) -> AsyncIterator[ContainerGuest]:
+        """One container; `left` is told when it could not be removed."""
         image, volume = await self._root(engine, spec)
         container = Container(
             sandbox,
@@ -204,6 +233,7 @@ class DockerDriver(Driver):
             volumes=image.volumes,
             files=await self._local_files(engine),
             runtime=self._runtime,
+            trial=trial,
         )
         stream: AttachedStream | None = None
         try:
@@ -220,7 +250,11 @@ class DockerDriver(Driver):
         finally:
             with anyio.CancelScope(shield=True):
                 try:
-                    await _remove_quietly(engine.api, container.name)
+                    await _remove(engine.api, container.name)
+                except AgentkernelError as err:
+                    # It ends with its input if it has begun; one that was made and not started stays.
+                    if left is not None:
+                        await left(left=err.message)
                 finally:
                     if stream is not None:
                         await stream.aclose()
@@ -314,11 +348,11 @@ async def _gone(api: EngineApi, container: str) -> None:
             raise as_ours(err, f"the container {container} could not be removed") from err
 
 
-async def _remove_quietly(api: EngineApi, container: str) -> None:
-    """At a sandbox's end: where the engine does not answer any more, the container ends when its input does, and is
-    removed for that.
+async def _remove_trials(engine: Engine) -> None:
+    """Containers of probes that ended without their engine: nobody's, and in nobody's journal. Not those of a probe
+    that may still go on.
     """
-    try:
-        await _remove(api, container)
-    except AgentkernelError:
-        return
+    filters = json.dumps({"label": [TRIAL_LABEL]})
+    for each in await engine.api.call("GET", "/containers/json", query={"all": "1", "filters": filters}) or []:
+        if engine.facts.time_s - float(each.get("Created") or 0) > TRIAL_OVER_S:
+            await _remove(engine.api, str(each["Id"]))

@@ -51,3 +51,17 @@ def test_limits_that_an_engine_lacks_are_named() -> None:
 def test_what_cannot_be_used_is_unsupported(version: object, reason: str) -> None:
     with pytest.raises(Unsupported, match=reason):
         facts_of(version, HELD, "here")
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        ("1970-01-01T00:01:00.123456789Z", 60.0),
+        ("1970-01-01T01:01:00.5+01:00", 60.0),
+        ("1970-01-01T00:01:00Z", 60.0),
+        ("soon", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_an_engine_s_clock_is_read_in_any_precision(time: str, seconds: float) -> None:
+    assert facts_of(VERSION, HELD | {"SystemTime": time}, "here").time_s == seconds
