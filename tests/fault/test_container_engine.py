@@ -15,7 +15,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -399,6 +399,37 @@ async def test_an_engine_that_does_not_heed_what_it_is_told_is_refused(
         assert (said in verdict.reason) != expected
 
 
+async def test_files_in_memory_are_bounded_in_number_and_programs_leave_no_cores(
+    engine: ContainerEngine, driver: DockerDriver, tmp_path: Path, _keeps_nothing: None
+) -> None:
+    """Empty files, which take no room that a size would count. Those that fit are there, and room is found again.
+    Podman 4.3 takes no such number: there the files' memory in the kernel is all that bounds them.
+    """
+    async with booted(driver, alone(engine.backend), tmp_path) as machine:
+        limits = (await machine.guest.read_file("/proc/self/limits")).decode()
+        assert re.search(r"Max core file size +0 +0 ", limits), limits
+        if engine.backend is Backend.PODMAN:
+            return
+        mounts = (await machine.guest.read_file("/proc/self/mounts")).decode()
+        (options,) = [line.split()[3] for line in mounts.splitlines() if line.split()[1] == "/scratch"]
+        assert "nr_inodes=512" in options.split(",")
+        await machine.guest.put_archive("/scratch", one(packed({f"file-{n}": b"" for n in range(400)})))
+        with pytest.raises(OSError, match="No space"):
+            await machine.guest.put_archive("/scratch", one(packed({f"more-{n}": b"" for n in range(400)})))
+        await machine.guest.remove("/scratch/file-0")
+        await machine.guest.write_file("/scratch/file-0", b"x")
+
+
+async def test_the_sandboxs_own_name_is_found(
+    engine: ContainerEngine, driver: DockerDriver, tmp_path: Path, _keeps_nothing: None
+) -> None:
+    """By Docker; a Podman is given a hosts file that all its sandboxes share."""
+    async with booted(driver, alone(engine.backend), tmp_path) as machine:
+        hosts = (await machine.guest.read_file("/etc/hosts")).decode()
+        assert "localhost" in hosts
+        assert (machine.birth.identity.hostname in hosts.split()) == (engine.backend is Backend.DOCKER)
+
+
 # --- images ---
 
 
@@ -469,6 +500,11 @@ async def test_nothing_that_passes_over_the_link_is_found_in_the_engines_folder(
 
 async def tell(_line: str) -> None:
     """Progress that nobody looks at."""
+
+
+async def one(content: bytes) -> AsyncIterator[bytes]:
+    """A stream of one chunk."""
+    yield content
 
 
 def containers(engine: ContainerEngine) -> list[dict[str, Any]]:
