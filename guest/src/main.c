@@ -77,8 +77,12 @@ static void prepare_signals(struct source *signals)
     loop_watch(signals, EPOLLIN);
 }
 
-static void raise_descriptor_limit(void)
+/* Of what a container's commands get from us. Processes are the control group's to bound: the other limit counts an uid's, in all containers together. */
+static void bound_descriptors_and_cores(void)
 {
+    struct rlimit none = {0, 0};
+    if (!place.machine && !place.root)
+        setrlimit(RLIMIT_CORE, &none); /* a core's file, or the host's program for cores, is the host's business */
     struct rlimit limit;
     struct rlimit wanted = {DESCRIPTORS_WANTED, DESCRIPTORS_WANTED};
     if (setrlimit(RLIMIT_NOFILE, &wanted) == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0)
@@ -178,7 +182,7 @@ int main(int argc, char **argv)
     if (place.run_directory)
         mkdir(place.run_directory, 0755);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
-    raise_descriptor_limit();
+    bound_descriptors_and_cores();
     loop_prepare();
     prepare_signals(&signals);
     session_prepare();

@@ -161,9 +161,6 @@ def _host_config(container: Container) -> dict[str, object]:
         "OomScoreAdj": OOM_SCORE_ADJ,
         "ShmSize": shares(container.spec)["/dev/shm"] * MIB,  # noqa: S108
         **({"ExtraHosts": [f"{container.hostname}:{OWN_ADDRESS}"]} if container.dialect.names_by_option else {}),
-        # Descriptors are the agent's to bound. Processes are the control group's: the other limit counts an uid's, in
-        # all containers together.
-        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         "Mounts": _mounts(container),
         "Tmpfs": _file_systems(container),
         **({"Runtime": container.runtime} if container.runtime else {}),

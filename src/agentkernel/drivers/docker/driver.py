@@ -17,9 +17,18 @@ from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell
 from agentkernel.drivers.docker.api import EngineApi, EngineRefused, as_ours
 from agentkernel.drivers.docker.attach import AttachedStream
 from agentkernel.drivers.docker.confinement import QUESTION, weaknesses
-from agentkernel.drivers.docker.container import LABEL, TRIAL_LABEL, Container, LocalFiles, creation, name_of
+from agentkernel.drivers.docker.container import (
+    LABEL,
+    MIB,
+    OWN_PIDS,
+    TRIAL_LABEL,
+    Container,
+    LocalFiles,
+    creation,
+    name_of,
+)
 from agentkernel.drivers.docker.endpoint import Endpoint
-from agentkernel.drivers.docker.engine import EngineFacts, facts_of
+from agentkernel.drivers.docker.engine import EngineFacts, facts_of, unheld
 from agentkernel.drivers.docker.guest import ContainerGuest
 from agentkernel.drivers.docker.images import EngineImages, Found
 from agentkernel.drivers.hardening import profile
@@ -91,20 +100,20 @@ class DockerDriver(Driver):
             with anyio.fail_after(PROBE_S):
                 engine = await self._engine(again=True)
                 self._check(engine.facts)
-                isolation = await self._trial(engine)
+                isolation, unheld_ = await self._trial(engine)
         except TimeoutError:
             return self._unusable(
                 f"{self.backend} did not make a container within {PROBE_S:.0f} s", "is its host overloaded?"
             )
         except AgentkernelError as err:
             return self._unusable(err.message, err.hint)
-        missing = engine.facts.limits.missing()
+        missing = list(dict.fromkeys([*engine.facts.limits.missing(), *unheld_]))
         return Readiness(
             usable=True,
             isolation=isolation,
             version=engine.facts.version,
             reason=f"{', '.join(missing)} not limited on this engine" if missing else "",
-            remedy="use an engine on cgroup v2, or as root" if missing else "",
+            remedy=LIMITS_HINT if missing else "",
         )
 
     @staticmethod
@@ -113,36 +122,44 @@ class DockerDriver(Driver):
 
     def _check(self, facts: EngineFacts) -> None:
         """Raises Unsupported for an engine that cannot do what we promise."""
-        if (missing := facts.limits.missing()) and not self._allow_unlimited:
-            raise Unsupported(
-                f"this engine cannot limit {', '.join(missing)} (cgroup v{facts.cgroup_version}"
-                f"{', rootless' if facts.rootless else ''})",
-                hint="use an engine on cgroup v2, or one of root, or set [security] allow_unlimited = true",
-            )
+        self._need(facts, facts.limits.missing())
         if self._runtime and self._runtime not in facts.runtimes:
             raise Unsupported(
                 f"the engine has no runtime {self._runtime!r} (it has {', '.join(sorted(facts.runtimes))})",
                 hint="configure it in the engine, or empty [docker] runtime",
             )
 
-    async def _trial(self, engine: Engine) -> Isolation:
-        """One container, from the agent's image alone; what holds it in."""
+    def _need(self, facts: EngineFacts, missing: list[str]) -> None:
+        if missing and not self._allow_unlimited:
+            rootless = ", rootless" if facts.rootless else ""
+            raise Unsupported(
+                f"this engine does not limit {', '.join(missing)} (cgroup v{facts.cgroup_version}{rootless})",
+                hint=f"{LIMITS_HINT}, or set [security] allow_unlimited = true",
+            )
+
+    async def _trial(self, engine: Engine) -> tuple[Isolation, list[str]]:
+        """One container, from the agent's image alone: what holds it in, and which limits it is not held to."""
         spec = BootSpec(self.backend, "", image=AGENT_ALONE, memory_mib=64, disk_mib=4, pids=32)
         identity = Identity("sandbox-00000000", bytes(16))
         await _remove_trials(engine)
-        async with self._running(engine, spec, new_sandbox_id(), identity, trial=True) as guest:
+        sandbox = new_sandbox_id()
+        async with self._running(engine, spec, sandbox, identity, trial=True) as guest:
             await guest.ping()
+            once = {"stream": "false", "one-shot": "true"}
+            stats = await engine.api.call("GET", f"/containers/{name_of(sandbox)}/stats", query=once)
+            loose = unheld(stats, (spec.memory_mib + spec.disk_mib) * MIB, spec.pids + OWN_PIDS)
+            self._need(engine.facts, loose)
             kernel = guest.facts.facts.get("kernel", "")
             if self._runtime != "runsc":
                 await self._prove(engine, guest)
-                return Isolation.CONTAINER
+                return Isolation.CONTAINER, loose
             version = (await guest.read_file("/proc/version", limit=4096)).decode(errors="replace")
             if kernel == engine.facts.kernel or not version.startswith(f"Linux version {GVISOR_KERNEL} "):
                 raise Unsupported(
                     f"the runtime {self._runtime!r} is not gVisor: programs in it see the kernel {kernel}",
                     hint="point the engine's runtime at gVisor's runsc",
                 )
-            return Isolation.KERNEL_PROXY
+            return Isolation.KERNEL_PROXY, loose
 
     async def _prove(self, engine: Engine, guest: Guest) -> None:
         """Raises Unsupported where a container is held less tightly than we asked for."""
@@ -302,6 +319,7 @@ class DockerDriver(Driver):
 
 
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+LIMITS_HINT = "use an engine on cgroup v2, or one of root, and a runtime that heeds control groups"
 GVISOR_KERNEL = "4.4.0"
 """The version of Linux that gVisor says it is."""
 

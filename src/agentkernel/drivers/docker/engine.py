@@ -81,6 +81,24 @@ def limits_of(info: Mapping[str, object]) -> Limits:
     )
 
 
+def unheld(stats: object, memory_bytes: int, pids: int) -> list[str]:
+    """Limits that a running container is not held to, as the host's control groups have it; a runtime may ignore those,
+    whatever its engine says.
+
+    Args:
+        stats: the answer of `/containers/ID/stats`.
+    """
+    told = stats if isinstance(stats, dict) else {}
+    memory = (told.get("memory_stats") or {}).get("limit") or 0
+    processes = told.get("pids_stats") or {}
+    # Podman counts processes and does not tell their limit.
+    counted = "current" in processes and "limit" not in processes
+    return [
+        *(["memory"] if not 0 < memory <= memory_bytes else []),
+        *(["processes"] if not counted and not 0 < processes.get("limit", 0) <= pids else []),
+    ]
+
+
 def _seconds(time: str) -> float:
     """Of RFC 3339, whose fractions may have more digits than Python takes."""
     try:
