@@ -36,7 +36,7 @@ from agentkernel.images.store import Store
 from agentkernel.journal import Journal
 from agentkernel.model.errors import AgentkernelError, Broken, Busy, NotFound, Refused
 from agentkernel.model.execution import ExecRequest, Exited
-from agentkernel.model.ids import new_sandbox_id
+from agentkernel.model.ids import Digest, new_sandbox_id
 from agentkernel.model.kinds import Backend, Isolation
 from agentkernel.model.spec import BootSpec
 from tests.support.container_engines import ContainerEngine, container_engine, shared_engine
@@ -476,6 +476,43 @@ async def test_an_image_that_nobody_has_is_not_found_or_its_registry_is_not_reac
 
 
 # --- what the engine keeps ---
+
+
+async def test_clearing_removes_what_is_ours_but_for_what_is_wanted_or_used_and_nothing_of_others(
+    engine: ContainerEngine, store: Store, driver: DockerDriver, tmp_path: Path
+) -> None:
+    """Older agents, and runtimes of a digest that nobody wants any more; in the end all, and then it works anew."""
+    wanted, unwanted = Digest("a" * 64), Digest("b" * 64)
+    label = {each: f"LABEL agentkernel.image={each}.1" for each in (wanted, unwanted)}
+    old_agent = "LABEL agentkernel.agent=0"
+    engine.ask("POST", "/volumes/create", json={"Name": "old-agent", "Labels": {"agentkernel.agent": "0"}})
+    engine.ask("POST", "/volumes/create", json={"Name": "foreign", "Labels": {"somebody": "else"}})
+    before = engine.holds()
+    with (
+        imported(engine, {"f": b""}, "tests/foreign:1", []) as foreign,
+        imported(engine, {"f": b"1"}, "tests/wanted:1", [label[wanted]]),
+        imported(engine, {"f": b"2"}, "tests/unwanted:1", [label[unwanted]]),
+        imported(engine, {"f": b"3"}, "tests/old:1", [old_agent]),
+    ):
+        try:
+            gone = await driver.clear([wanted, store.resolve("base")])
+            assert {each for each in gone if "tests/" in each} == {
+                "image localhost/tests/unwanted:1",
+                "image localhost/tests/old:1",
+            }
+            assert engine.holds()["volumes"] == before["volumes"] - {"old-agent"}
+            async with booted(driver, alone(engine.backend), tmp_path) as machine:
+                assert await works(machine)
+                assert not [each for each in await driver.clear(None) if each.startswith("volume")], "it is in use"
+            assert await driver.clear(None)
+            assert engine.holds()["volumes"] == {"foreign"}
+            assert len(engine.holds()["images"]) == 1
+            assert engine.ask("GET", f"/images/{foreign}/json")
+            assert (await driver.probe()).usable
+            async with booted(driver, alone(engine.backend), tmp_path) as machine:
+                assert await works(machine)
+        finally:
+            engine.ask("DELETE", "/volumes/foreign")
 
 
 async def test_nothing_that_passes_over_the_link_is_found_in_the_engines_folder(

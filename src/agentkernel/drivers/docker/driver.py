@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +207,14 @@ class DockerDriver(Driver):
         """An image of the engine, or one that it can pull."""
         engine = await self._engine()
         return await engine.images.find(name, tell)
+
+    async def clear(self, keep: Collection[Digest] | None) -> list[str]:
+        """Images and volumes of ours in the engine, of whatever home and version."""
+        engine = await self._engine()
+        try:
+            return await engine.images.clear(keep)
+        except EngineRefused as err:
+            raise as_ours(err, f"{self.backend}'s images") from err
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
         """Remove the container of that name, and any with that label."""
