@@ -36,6 +36,7 @@ OTHER_VARIABLES = {
     "AGENTKERNEL_BACKEND": "backend of `agentkernel run` when it names none, in the words of `--backend`; default "
     "`microvm`. A variable and no key, because clients read no file",
     "AGENTKERNEL_MIRROR": "package archive to use in place of the host's sources",
+    "FIRECRACKER_BIN": "Firecracker's program, with `jailer` beside it, where `[microvm] firecracker` names none",
     "AGENTKERNEL_KERNEL": "`backports` (default, the newest that the archive has) or `stable`",
 }
 ERROR_CLASSES = {

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the tests need of the system beyond `make run`: a C compiler with its sanitizers, user emulation for the other architecture, and
-# container engines, of which the tests start their own: no service is started here.
+# What the tests need of the system beyond `make run`: a C compiler with its sanitizers, user emulation for the other architecture,
+# container engines, of which the tests start their own, and a registry, a builder and a static shell for images: no service is started here.
 # Installs what is missing where it may (apt, as root), else says what to install.
 set -eu
 missing=
@@ -10,6 +10,9 @@ command -v qemu-aarch64-static >/dev/null 2>&1 || command -v qemu-aarch64 >/dev/
 command -v dockerd >/dev/null 2>&1 || missing="$missing docker.io"
 for engine in podman crun runc; do
     command -v "$engine" >/dev/null 2>&1 || missing="$missing $engine"
+done
+for need in docker-registry:docker-registry buildah:buildah busybox:busybox-static; do
+    command -v "${need%%:*}" >/dev/null 2>&1 || missing="$missing ${need#*:}"
 done
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -154,6 +154,13 @@ static const char *is_complete(const struct config *config) {
     if (config->program[0][0] != '/') return "PROGRAM is an absolute path inside the new root";
     if (config->as_root != root) return root ? "root must give --uid and --gid" : "only root may give --uid and --gid";
     if (root && (config->uid == 0 || config->gid == 0)) return "--uid and --gid go together";
+    if (config->jailer) {
+        if (!root) return "--jailer is for root";
+        if (config->tree != NULL || config->bind_count != 0 || config->kvm || config->passed_count != 0)
+            return "--jailer goes with no --tree, --bind, --kvm or --pass";
+        if (config->nesting) return "--jailer goes with no --profile";
+        return remove_is_sound(config);
+    }
     if (config->tree == NULL && config->bind_count == 0) return "neither --tree nor --bind was given";
     if (config->cover_count > 0 && !config->nesting) return "--cover goes with --profile nesting";
     return remove_is_sound(config);
@@ -172,6 +179,8 @@ const char *parse_args(struct config *config, int argc, char **argv) {
         }
         if (strcmp(argv[i], "--kvm") == 0) {
             config->kvm = true;
+        } else if (strcmp(argv[i], "--jailer") == 0) {
+            config->jailer = true;
         } else if (strcmp(argv[i], "--bind") == 0 && i + 2 < argc) {
             mistake = bind_option(config, argv[i + 1], argv[i + 2]);
             i += 2;

@@ -10,7 +10,9 @@
 #include <grp.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -71,6 +73,32 @@ static void keep_descriptors(const struct config *config) {
     close_all_but(keep, config->passed_count + 1);
 }
 
+static void write_own(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text)) fail(path, errno);
+    (void)close(fd);
+}
+
+/* A jailer builds the prison itself, with rights that nothing here would leave it: device nodes, mounts, a change of ids. It gets the
+ * namespaces that it would not make, and sees its own processes only; what it mounts is seen by nobody else. Its change of ids clears the
+ * parent death signal, so a supervisor that is killed does not take it along: see reap() in drivers/confine. */
+static noreturn void become_jailer(const struct config *config) {
+    char score[16];
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) fail("mounts", errno);
+    if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0) fail("proc", errno);
+    (void)snprintf(score, sizeof score, "%d", config->oom_score_adj);
+    write_own("/proc/self/oom_score_adj", score);
+    connect_streams(config);
+    keep_descriptors(config);
+    apply_limits(config);
+    (void)umask(022);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) fail("no_new_privs", errno);
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0) fail("parent death signal", errno);
+    end_if_orphaned();
+    (void)execve(config->program[0], config->program, config->env);
+    fail("exec", errno);
+}
+
 noreturn void become_program(struct config *config) {
     (void)umask(0);
     reset_signals();
@@ -78,6 +106,7 @@ noreturn void become_program(struct config *config) {
     if (!config->as_root) ask_for_maps();
     if (config->group_count > 0) enter_groups(config);
     name_host();
+    if (config->jailer) become_jailer(config);
     build_root(config);
     if (config->as_root) enter_user_namespace(config);
     if (config->nesting) cover_settings(config);

@@ -42,6 +42,7 @@ struct config {
     unsigned long tmp_bytes;
     int oom_score_adj;
     bool kvm;
+    bool jailer; /* the program confines itself: it gets namespaces of its own and root's rights, and no tree */
     bool nesting;  /* the program makes namespaces of its own: runsc */
     int stdio_fd; /* -1: none; else the program's stdin and stdout */
     const char *remove;

@@ -52,7 +52,10 @@ static void shed(const struct child *child) {
     (void)chdir("/");
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     /* As root, what is left is the right to kill a process of another uid. A user has nothing to shed, and keeps no_new_privs. */
-    (void)keep_capabilities(config.as_root ? 1ULL << CAP_KILL : 0);
+    unsigned long long kept = config.as_root ? 1ULL << CAP_KILL : 0;
+    /* A jail's folders belong to its own uid, and go with it. */
+    if (config.jailer) kept |= 1ULL << CAP_DAC_OVERRIDE;
+    (void)keep_capabilities(kept);
 }
 
 int main(int argc, char **argv) {

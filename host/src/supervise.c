@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 enum command { NOTHING, KEEP, KILL, DAEMON_GONE };
 
@@ -69,6 +70,6 @@ void supervise(const struct config *config, const struct child *child) {
     int status = reap(child);
     if (!gone) gone = daemon_is_gone(config->control_fd);
     /* A living daemon removes what it made, and a kept sandbox's files belong to the next daemon. */
-    if (gone && !keep && config->remove != NULL) remove_directory(config->remove);
+    if (gone && !keep && config->remove != NULL) remove_directory(config->remove, config->jailer ? config->uid : geteuid());
     report_end(config->control_fd, status);
 }

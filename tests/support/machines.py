@@ -7,12 +7,14 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
 
 from agentkernel.drivers.contract import Driver, Guest
+from agentkernel.drivers.firecracker import FirecrackerDriver
+from agentkernel.drivers.firecracker.driver import Place
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.images.store import Store
@@ -45,6 +47,17 @@ def prepare(store: Store, runtime: str = "base") -> None:
 def qemu_driver(store: Store) -> QemuDriver:
     """The driver as the daemon makes it."""
     return QemuDriver(store, Verdicts(store.data / "readiness", store.state / "trials"))
+
+
+def firecracker_driver(store: Store) -> FirecrackerDriver:
+    """The driver as the daemon makes it; the program is the host's own, no stand-in."""
+    place = Place("", os.environ, store.data, store.data / "readiness", store.state / "trials")
+    return FirecrackerDriver(store, place)
+
+
+def firecracker_spec(store: Store, **changes: int) -> BootSpec:
+    """The same machine, by Firecracker."""
+    return replace(qemu_spec(store, **changes), vmm=Vmm.FIRECRACKER)
 
 
 def qemu_spec(store: Store, **changes: int) -> BootSpec:

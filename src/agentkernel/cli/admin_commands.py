@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
+from pathlib import Path
 from typing import ParamSpec
 
 import anyio
@@ -16,7 +17,9 @@ from agentkernel.admin import doctor as doctoring
 from agentkernel.admin import setup as setting_up
 from agentkernel.admin import uninstall as uninstalling
 from agentkernel.admin.console import Console, human_bytes
+from agentkernel.admin.firecracker import adopt_firecracker
 from agentkernel.cli.hot import runtime_of
+from agentkernel.images.oci.reference import absolute
 from agentkernel.images.store import Store
 from agentkernel.model.errors import DOORS, AgentkernelError, code_of
 from agentkernel.model.kinds import Backend
@@ -62,11 +65,27 @@ def admin() -> None:
     help="Fetch what this backend needs; may be repeated. Default: microvm.",
 )
 @click.option("--for-command", metavar="WORD", help="The runtime that `run` would choose for that command.")
+@click.option(
+    "--firecracker",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Only copy that Firecracker, and the jailer beside it, to where it is found; Linux with KVM.",
+)
+@click.option("--sha256", metavar="DIGEST", default="", help="With --firecracker: what its SHA-256 has to be.")
 @_command
-async def setup(
-    runtimes: tuple[str, ...], verify: bool, fresh: bool, backends: tuple[str, ...], for_command: str | None
+async def setup(  # noqa: PLR0917  (click gives them by name)
+    runtimes: tuple[str, ...],
+    verify: bool,
+    fresh: bool,
+    backends: tuple[str, ...],
+    for_command: str | None,
+    firecracker: Path | None,
+    sha256: str,
 ) -> None:
     """Find or make all that a first command needs. RUNTIMES: images to build, base and python unless given."""
+    if firecracker is not None:
+        await adopt_firecracker(Store(), firecracker, Console(), sha256=sha256)
+        return
     if for_command is not None:
         runtimes += (runtime_of(for_command),)
     await setting_up.setup(
@@ -109,19 +128,47 @@ def images() -> None:
 @images.command("list")
 @_command
 async def list_images() -> None:
-    """All runtimes, and which are built."""
-    for runtime in Store().runtimes():
+    """All runtimes, and which are built; and the images by name that are here."""
+    store = Store()
+    for runtime in store.runtimes():
         state = f"{human_bytes(runtime.size_bytes):>8}  {runtime.created[:10]}" if runtime.built else "not built"
         click.echo(f"{runtime.name:<12} {runtime.digest[:12]}  {state:<20}  {runtime.description}")
+    for image in store.library.images():
+        state = f"{human_bytes(image.size_bytes):>8}  {image.created[:10]}"
+        click.echo(f"{image.name:<12} {image.digest[:12]}  {state:<20}  image")
 
 
 @images.command()
-@click.argument("runtimes", nargs=-1, required=True)
-@click.option("--fresh", is_flag=True, help="Build again though it is there, to get the packages' updates.")
+@click.argument("names", nargs=-1, required=True)
 @_command
-async def build(runtimes: tuple[str, ...], fresh: bool) -> None:
-    """Build images."""
+async def pull(names: tuple[str, ...]) -> None:
+    """Fetch images by name, anew if they are here: [REGISTRY/]NAME[:TAG], docker-archive:FILE, oci:DIR."""
     store, console = Store(), Console()
+    for name in (absolute(name, Path.cwd()) for name in names):
+        facts = await store.library.pulled(name, console.step, fresh=True)
+        console.done(f"image {name}", f"ready, {facts.digest[:12]}")
+
+
+@images.command()
+@click.argument("runtimes", nargs=-1)
+@click.option("--fresh", is_flag=True, help="Build again though it is there, to get the packages' updates.")
+@click.option(
+    "--from",
+    "context",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Build the Dockerfile in that folder, by buildah or docker.",
+)
+@click.option("--name", help="What `run --image` is to know that by.")
+@_command
+async def build(runtimes: tuple[str, ...], fresh: bool, context: Path | None, name: str | None) -> None:
+    """Build images: of RUNTIMES, or of a Dockerfile."""
+    store, console = Store(), Console()
+    if (context is None) != (name is None) or (context is None) == (not runtimes):
+        raise click.UsageError("give RUNTIMES, or --from and --name")
+    if context is not None and name is not None:
+        facts = await store.library.built(context.absolute(), name, console.step)
+        console.done(f"image {name}", f"ready, {facts.digest[:12]}")
     for runtime in runtimes:
         if fresh:
             store.refresh(runtime)
@@ -130,13 +177,14 @@ async def build(runtimes: tuple[str, ...], fresh: bool) -> None:
 
 
 @images.command()
-@click.argument("runtimes", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True)
 @_command
-async def remove(runtimes: tuple[str, ...]) -> None:
-    """Remove images. Sandboxes that run keep theirs until they end."""
+async def remove(names: tuple[str, ...]) -> None:
+    """Remove images of runtimes, and images by name. Sandboxes that run keep theirs until they end."""
     store = Store()
-    for runtime in runtimes:
-        click.echo(f"{runtime}: {human_bytes(await store.remove(runtime))} freed")
+    for name in (absolute(name, Path.cwd()) for name in names):
+        known = store.library.has(name)
+        click.echo(f"{name}: {human_bytes(await (store.library.remove if known else store.remove)(name))} freed")
 
 
 @images.command()

@@ -165,7 +165,7 @@ def apply_flag(options: Options, name: str, value: str) -> None:
         case "-r" | "--runtime":
             options.runtime = value
         case "--image":
-            options.image = value
+            options.image = with_whole_path(value)
         case "-b" | "--backend":
             options.backend = value
         case "-d" | "--dir":
@@ -183,6 +183,13 @@ def apply_flag(options: Options, name: str, value: str) -> None:
             options.minimum_isolation = value
         case _:
             raise Failure(f"unknown option {name}", USAGE)
+
+
+def with_whole_path(image: str) -> str:
+    """An image's name; one of a file or a folder from here, where the daemon is not."""
+    form, colon, path = image.partition(":")
+    is_path = bool(colon and path) and form in ("docker-archive", "oci-archive", "oci")
+    return f"{form}:{os.path.abspath(path)}" if is_path else image
 
 
 def seconds(text: str) -> float:

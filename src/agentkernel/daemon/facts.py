@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 from agentkernel import __version__
 from agentkernel.engine.engine import Engine
 from agentkernel.engine.snapshots import Snapshot
+from agentkernel.policy.admission import strength
 from agentkernel.protocol import replies, requests
 from agentkernel.protocol.words import wire_backend
 
@@ -21,9 +22,9 @@ def optional(value: T | None) -> T | UnsetType:
 
 
 def driver_facts(engine: Engine) -> dict[str, replies.DriverStatus]:
-    """The verdicts that are in, by the wire's word; of several monitors the first that works, else the first."""
+    """The verdicts that are in, by the wire's word; of several monitors the strongest that works, else the first."""
     drivers: dict[str, replies.DriverStatus] = {}
-    for (backend, vmm), verdict in engine.readiness_now().items():
+    for (backend, vmm), verdict in sorted(engine.readiness_now().items(), key=lambda known: strength(*known)):
         name = str(wire_backend(backend))
         if name not in drivers or (verdict.usable and not drivers[name].usable):
             drivers[name] = replies.DriverStatus(

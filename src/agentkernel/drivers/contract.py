@@ -164,11 +164,20 @@ class Birth(Protocol):
         """
 
 
+Tell = Callable[[str], Awaitable[None]]
+"""Called with one line for a person, while something long goes on."""
+
+
 class Artifacts(Protocol):
     """What a driver needs of `images`, without importing it."""
 
     async def root(self, image: Digest) -> Path:
         """Read-only root file system image of that digest."""
+
+    async def pulled(self, name: str, tell: Tell) -> ImageFacts:
+        """An image by name, found on this host or fetched from a registry, and unpacked for `root`. Raises as
+        `Driver.image` does.
+        """
 
     def archive(self, image: Digest) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """That root file system as a tar stream with its owners and modes, for an engine that imports it."""
@@ -189,6 +198,9 @@ class Artifacts(Protocol):
 
     async def kernel(self) -> Kernel:
         """The guest kernel and the initramfs that carries the agent."""
+
+    async def component(self, language: str) -> Component:
+        """A language's interpreter as a WebAssembly component."""
 
     async def blank_disk(self, mib: int) -> Path:
         """A sparse file holding an ext4 file system of that size with a sandbox's empty directories; copy it, never
@@ -236,11 +248,20 @@ class Kernel(Protocol):
         """Of both files."""
 
 
+class Component(Protocol):
+    """A WebAssembly component, not compiled yet."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def digest(self) -> Digest:
+        """Of all that it is made from."""
+
+
 Prepare = Callable[[Guest], Awaitable[None]]
 """What a template's guest does before it is frozen."""
-
-Tell = Callable[[str], Awaitable[None]]
-"""Called with one line for a person, while something long goes on."""
 
 
 class Driver(abc.ABC):
@@ -249,6 +270,12 @@ class Driver(abc.ABC):
     backend: Backend
     vmm: Vmm | None
     capabilities: Capabilities
+    programs: tuple[str, ...] | None = None
+    """Patterns of the names of programs that its sandboxes run, `*.wasm`; None for whatever their image holds. Where
+    they are named there is no root file system, and `ready` makes what they need.
+    """
+    runtimes: frozenset[str] | None = None
+    """Recipes whose name means something to it; None for all."""
 
     @abc.abstractmethod
     async def probe(self) -> Readiness:
@@ -274,6 +301,14 @@ class Driver(abc.ABC):
             Busy: whoever has it does not answer.
         """
         raise Unsupported(f"{self.backend} runs runtimes only, not images by name")
+
+    async def ready(self, runtime: str, tell: Tell) -> Digest:
+        """Have there what sandboxes of that runtime are made from, and name it. Asked where `programs` are named.
+
+        Raises:
+            Busy: it cannot be fetched now. Broken: it could not be made.
+        """
+        raise Unsupported(f"{self.backend} makes its sandboxes from images")
 
     async def template(self, spec: BootSpec, birth: Birth, prepare: Prepare) -> Path:
         """The template of that specification, made when there is none that fits this host, QEMU, kernel, image and

@@ -17,13 +17,15 @@ def drivers_of(
     """Every driver of this installation. Making them does nothing.
 
     Args:
-        data: folder where probes that take long keep what they found, in one of their own.
+        data: our data folder, where probes that take long keep what they found and `setup` keeps programs.
         trials: folder for what probes make, which is gone afterwards.
     """
     settings = Settings(
         environ=environ,
         verdicts=data / "readiness",
         trials=trials,
+        data=data,
+        firecracker=config.microvm.firecracker,
         docker_host=config.docker.host,
         docker_runtime=config.docker.runtime,
         podman_host=config.podman.host,

@@ -163,18 +163,27 @@ class RootBuild:
     async def _pack(self) -> None:
         """Times stay as they are: Python's compiled files carry the time of their source."""
         self.progress(self.stage, "pack")
-        name = str(uuid.UUID(self.digest[:32]))
-        make: list[str | Path] = [
-            *self.shop.program("mkfs.erofs"),
-            "--quiet",
-            "-d0",
-            "-Enoinline_data",  # gVisor's reader of erofs (2024-07, pkg/erofs) knows no tails within inodes
-            "-U",
-            name,
-            self.folder / IMAGE,
-            self.tree,
-        ]
-        await namespace.inside("run", *make)
+        await pack(self.tree, self.folder / IMAGE, self.shop.program("mkfs.erofs"), self.digest)
+
+
+async def pack(tree: Path, image: Path, mkfs: Sequence[str | Path], digest: str) -> None:
+    """Pack a tree, whose owners are those of a private namespace, as read-only erofs.
+
+    Args:
+        mkfs: the command of mkfs.erofs.
+        digest: what the image's own identifier is made from.
+    """
+    make: list[str | Path] = [
+        *mkfs,
+        "--quiet",
+        "-d0",
+        "-Enoinline_data",  # gVisor's reader of erofs (2024-07, pkg/erofs) knows no tails within inodes
+        "-U",
+        str(uuid.UUID(digest[:32])),
+        image,
+        tree,
+    ]
+    await namespace.inside("run", *make)
 
 
 def _without_password(source: Source) -> Source:

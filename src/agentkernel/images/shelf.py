@@ -22,11 +22,11 @@ from agentkernel.images.trouble import explained
 from agentkernel.model.errors import AgentkernelError, Refused
 from agentkernel.model.ids import Digest
 
-KINDS = ("tools", "kernels", "initramfs", "images", "disks", "templates")
+KINDS = ("tools", "kernels", "initramfs", "images", "layers", "disks", "components", "templates")
 TAG = "CACHEDIR.TAG"
 _TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by agentkernel; safe to delete at any time.\n"
 """Tells backup programs to leave the folder out. Source: the Cache Directory Tagging Specification."""
-_BESIDE = ("locks", "generations", "apt", "readiness", "lost+found")
+_BESIDE = ("locks", "generations", "names", "builds", "apt", "readiness", "lost+found")
 """What else may be in the data folder."""
 _UNFINISHED = ".new-"
 

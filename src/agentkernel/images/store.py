@@ -11,10 +11,13 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from agentkernel.images import disks, gvisor, kernel, namespace, rootfs, tools
+from agentkernel.images import components, disks, gvisor, kernel, namespace, rootfs, tools
+from agentkernel.images.components import Component
 from agentkernel.images.kernel import GuestKernel
 from agentkernel.images.keys import GVISOR, KERNEL, TOOLS, Keys
 from agentkernel.images.manifest import disk_bytes
+from agentkernel.images.oci.library import Library
+from agentkernel.images.oci.relay import Tell, relayed
 from agentkernel.images.packages import PrivateApt
 from agentkernel.images.progress import Progress, silent
 from agentkernel.images.recipe import Cookbook, digest_of
@@ -23,6 +26,7 @@ from agentkernel.images.shelf import KINDS, Artefact, Recorded, Shelf
 from agentkernel.images.tools import HostTool
 from agentkernel.model.errors import NotFound, Refused, Unsupported
 from agentkernel.model.ids import Digest
+from agentkernel.model.spec import ImageFacts
 
 TEMPLATES_CAP_BYTES = 4 << 30
 """On the disk, holes not counted; a template of `base` takes about 100 MB."""
@@ -82,6 +86,7 @@ class Store:
         self._shelf = Shelf(self.data, remover=namespace.remove)
         self._cookbook = Cookbook(self.state / "recipes")
         self._keys = Keys(environ, self._shelf, self._cookbook)
+        self.library = Library(self._shelf, environ, self.state, self._command)
 
     # --- runtimes ---
 
@@ -168,6 +173,11 @@ class Store:
         async with rootfs.as_tar(path, fsck) as stream:
             yield stream
 
+    async def pulled(self, name: str, tell: Tell) -> ImageFacts:
+        """An image by name, found or fetched, for `root`; see `Library.pulled`."""
+        async with relayed(tell) as progress:
+            return await self.library.pulled(name, progress)
+
     def agent(self, machine: str) -> Path:
         """The static guest agent for an architecture. Raises Unsupported where it is not built."""
         return kernel.agent_binary(machine)
@@ -182,6 +192,9 @@ class Store:
         if name == gvisor.PROGRAM:
             return await self._runsc(progress or self._progress)
         return await self._tool(await self._tool_tree(progress or self._progress), name, tools.this_machine())
+
+    async def _command(self, name: str) -> Sequence[str]:
+        return (await self.tool(name)).command
 
     async def _runsc(self, progress: Progress) -> HostTool:
         if not self._keys.has_archive():
@@ -275,6 +288,19 @@ class Store:
             return await disks.build(folder, mib, mke2fs.command, debugfs.command)
 
         return (await self._shelf.make("disks", digest, build)).file(disks.DISK)
+
+    async def component(self, language: str, progress: Progress | None = None) -> Component:
+        """A language as a WebAssembly component: `python`; built when it is not there.
+
+        Raises:
+            NotFound: there is none for that language. Busy: no network to fetch its builder.
+        """
+        digest, told = components.component_digest(language), progress or self._progress
+
+        async def build(folder: Path) -> Recorded:
+            return await components.build(folder, language, told)
+
+        return Component((await self._shelf.make("components", digest, build)).file(components.FILE), digest)
 
     # --- templates ---
 
@@ -372,7 +398,8 @@ class Store:
     def _in_use(self) -> dict[str, set[str]]:
         """What the next use of each kind will ask for."""
         current: dict[str, set[str]] = {kind: set() for kind in KINDS}
-        current["images"] |= self._keys.runtimes().keys()
+        current["images"] |= self._keys.runtimes().keys() | self.library.in_use()
+        current["components"] |= {components.component_digest(language) for language in components.LANGUAGES}
         # Where there is no archive or no agent, there is none of these.
         for kind, name in (
             ("tools", self._keys.tools),

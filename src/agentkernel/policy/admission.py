@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 from agentkernel.model.errors import Denied, Refused, Unsupported
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
@@ -24,11 +25,13 @@ class Offer:
     Attributes:
         readiness: None as long as nobody has tried it.
         runtimes: recipes that it can run; None for all.
+        programs: patterns of the names of programs that it can run; None for whatever an image holds.
     """
 
     readiness: Readiness | None
     capabilities: Capabilities
     runtimes: frozenset[str] | None = None
+    programs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +133,6 @@ def admit_to(
         raise verdict
 
 
-def strongest_microvm(offers: Mapping[Choice, Offer], config: Config) -> Vmm | None:
-    """Which monitor makes microVMs here, for prewarming and `status`; None when none works."""
-    try:
-        return admit(Wish("base"), offers, config).vmm
-    except Refused:
-        return None
-
-
 def _check(wish: Wish, config: Config, *, may_omit_command: bool) -> None:
     """Whether the request is well formed, and asks for nothing that no driver has yet."""
     if wish.command is not None and (wish.command or not may_omit_command):
@@ -163,6 +158,13 @@ def _refuse_what_is_not_yet(wish: Wish, config: Config) -> None:
             raise Unsupported(what, hint=f"For {name}, {rule}; look into the request and the configuration.")
 
 
+def strength(choice: Choice, verdict: Readiness | None) -> tuple[int, int]:
+    """Sorts drivers, strongest first; what nobody has tried last."""
+    tiers = list(Isolation)
+    tier = verdict.isolation if verdict else None
+    return (tiers.index(tier) if tier else len(tiers), _VMM_ORDER.index(choice[1]) if choice[1] else len(_VMM_ORDER))
+
+
 def _candidates(wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> list[Choice]:
     """Drivers to try, strongest first."""
     pinned = wish.vmm or (None if config.microvm.vmm == "auto" else Vmm(config.microvm.vmm))
@@ -177,13 +179,7 @@ def _candidates(wish: Wish, offers: Mapping[Choice, Offer], config: Config) -> l
         and (backend is not Backend.MICROVM or pinned in {None, vmm})
         and (wish.vmm is None or vmm is wish.vmm)
     ]
-    return sorted(known, key=lambda choice: _strength(choice, offers[choice]))
-
-
-def _strength(choice: Choice, offer: Offer) -> tuple[int, int]:
-    tiers = list(Isolation)
-    tier = offer.readiness.isolation if offer.readiness else None
-    return (tiers.index(tier) if tier else len(tiers), _VMM_ORDER.index(choice[1]) if choice[1] else len(_VMM_ORDER))
+    return sorted(known, key=lambda choice: strength(choice, offers[choice].readiness))
 
 
 def _judge(choice: Choice, offers: Mapping[Choice, Offer], wish: Wish, config: Config) -> Isolation | Refused:
@@ -220,6 +216,11 @@ def _missing(name: str, offer: Offer, wish: Wish, offers: Mapping[Choice, Offer]
             f"Unsupported: {name} cannot run the runtime {wish.runtime}",
             hint=f"It runs: {' '.join(sorted(offer.runtimes)) or 'nothing yet'}. Choose another backend.",
         )
+    if wish.command and offer.programs is not None and not _runs(wish.command[0], offer.programs):
+        return Unsupported(
+            f"Unsupported: {name} cannot run {wish.command[0][:64]}",
+            hint=f"It runs: {' '.join(offer.programs)}. For other programs choose backend firecracker.",
+        )
     needs = set(wish.needs)
     if wish.user not in OWN_USER:
         needs.add(Feature.USER_ROOT)
@@ -232,6 +233,11 @@ def _missing(name: str, offer: Offer, wish: Wish, offers: Mapping[Choice, Offer]
                 hint=f"{_WITHOUT.get(feature, 'Leave it out')}, or {_others(needs, offers)}.",
             )
     return None
+
+
+def _runs(program: str, patterns: Sequence[str]) -> bool:
+    """Whether a program's name, without its directory, fits one of them."""
+    return any(fnmatchcase(program.rpartition("/")[2], pattern) for pattern in patterns)
 
 
 _WITHOUT = {

@@ -153,6 +153,11 @@ class Microvm:
         "Which monitor makes microVMs; `auto`: the strongest that works here.",
         choices=("auto", "firecracker", "qemu"),
     )
+    firecracker: str = key(
+        "",
+        "Firecracker's program, with `jailer` beside it; empty: FIRECRACKER_BIN, what `agentkernel setup --firecracker "
+        "PATH` copied, PATH, in that order.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +180,17 @@ class Podman:
 
     host: str = key(
         "", "Where podman's API service listens; empty: CONTAINER_HOST, then the usual places, in that order."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """`[images]`"""
+
+    registry: str = key(
+        "",
+        "Registry of images whose name says none: `HOST[:PORT][/NAMESPACE]`, for microVMs and gVisor; empty: none.",
+        pattern=r"[A-Za-z0-9.\[\]:-]+(?:/[a-z0-9._/-]+)?",
     )
 
 
@@ -225,6 +241,7 @@ class Config:
     microvm: Microvm = field(default_factory=Microvm)
     docker: Docker = field(default_factory=Docker)
     podman: Podman = field(default_factory=Podman)
+    images: Images = field(default_factory=Images)
     pool: Pool = field(default_factory=Pool)
     daemon: Daemon = field(default_factory=Daemon)
 

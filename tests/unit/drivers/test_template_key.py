@@ -14,16 +14,14 @@ import pytest
 from agentkernel.drivers.qemu import template
 from agentkernel.drivers.qemu.machine import Accelerator, Machine, Memory
 from agentkernel.drivers.qemu.template import (
-    MADE_FOR,
     MEMORY,
     SEALS,
     STATE,
     OpenTemplates,
     maps_files_read_only,
-    require_match,
     template_inputs,
-    write_key,
 )
+from agentkernel.drivers.vmm.made_for import MADE_FOR, require_match, write_key
 from agentkernel.images.store import Store
 from agentkernel.model.errors import Broken
 from agentkernel.model.ids import Digest

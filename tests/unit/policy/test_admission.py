@@ -9,7 +9,7 @@ import pytest
 from agentkernel.model.errors import Denied, Refused, Unsupported
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
-from agentkernel.policy.admission import Admitted, Choice, Offer, Wish, admit, admit_to, strongest_microvm
+from agentkernel.policy.admission import Admitted, Choice, Offer, Wish, admit, admit_to
 from agentkernel.policy.config import Config
 from agentkernel.policy.layers import load
 
@@ -51,8 +51,6 @@ def test_a_microvm_is_made_by_the_strongest_monitor_that_works() -> None:
         Backend.MICROVM, Vmm.QEMU, Isolation.VM_EMULATED
     )
     assert admit(Wish("base"), KVM, Config()).vmm is Vmm.FIRECRACKER
-    assert strongest_microvm(KVM, Config()) is Vmm.FIRECRACKER
-    assert strongest_microvm({}, Config()) is None
 
 
 def test_a_pinned_monitor_is_used_or_refused() -> None:
@@ -261,3 +259,15 @@ def test_what_nobody_has_tried_is_not_taken_for_usable() -> None:
     with pytest.raises(Unsupported, match="docker has not been tried yet"):
         admit(Wish("base", backend=Backend.DOCKER), untried, Config())
     assert admit(Wish("base", backend=None), {**untried, **KVM}, Config()).vmm is Vmm.FIRECRACKER
+
+
+def test_a_program_that_a_backend_does_not_run_is_refused_with_what_it_runs() -> None:
+    ready = Readiness(usable=True, isolation=Isolation.WASM)
+    offers = {(Backend.WASM, None): Offer(ready, Capabilities(frozenset()), None, ("python3", "*.wasm"))}
+    for command in (["python3", "-c", ""], ["/usr/bin/python3"], ["dir/app.wasm"]):
+        assert admit(Wish("base", Backend.WASM, command), offers, Config()).isolation is Isolation.WASM
+    assert admit(Wish("base", Backend.WASM), offers, Config()).backend is Backend.WASM
+    for command in (["bash"], ["python3.12"], ["app.wasm/run"]):
+        with pytest.raises(Unsupported, match=f"wasm cannot run {command[0]}") as caught:
+            admit(Wish("base", Backend.WASM, command), offers, Config())
+        assert "python3 *.wasm" in caught.value.hint

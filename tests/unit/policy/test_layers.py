@@ -34,6 +34,7 @@ def test_the_schema_has_every_published_section() -> None:
         "microvm",
         "docker",
         "podman",
+        "images",
         "pool",
         "daemon",
     }

@@ -35,6 +35,8 @@ class Confinement:
         pass_fds: descriptors it gets, under the same numbers. They may be closed here once the block is entered.
         env: its whole environment.
         kvm: whether it gets `/dev/kvm`.
+        jailer: the program confines itself and is a path of the host: it gets namespaces and root's rights, and neither
+            `tree` nor `binds`, `pass_fds`, `kvm`. For a daemon of root.
         nesting: it makes namespaces of its own (runsc): it is root of a user namespace that holds no uid but its own,
             and its filter leaves those calls in.
         stdio_fd: one of `pass_fds` that is its stdin and stdout; else they are /dev/null and the log.
@@ -56,6 +58,7 @@ class Confinement:
     pass_fds: tuple[int, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     kvm: bool = False
+    jailer: bool = False
     nesting: bool = False
     stdio_fd: int | None = None
     covers: tuple[tuple[str, str], ...] = ()
@@ -87,8 +90,10 @@ def _options(spec: Confinement, control_fd: int, log_fd: int, uid: int | None) -
     yield from ("--control-fd", str(control_fd), "--log-fd", str(log_fd))
     if uid is not None:
         yield from ("--uid", str(uid), "--gid", str(uid))
-    system = spec.tree == Path("/")
-    if not system:
+    system = spec.tree == Path("/") and not spec.jailer
+    if spec.jailer:
+        yield "--jailer"
+    elif not system:
         yield from ("--tree", str(spec.tree))
     for bind in (*(system_binds() if system else ()), *spec.binds):
         yield from ("--bind", str(bind.source), bind.target)

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from agentkernel.drivers.confine import Bind, ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
-from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tool
+from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell, Tool
 from agentkernel.drivers.gvisor import bundle
 from agentkernel.drivers.gvisor.guest import GvisorGuest
 from agentkernel.drivers.gvisor.memory import Held, check, held, threads
@@ -24,7 +24,7 @@ from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
 from agentkernel.model.ids import Digest, SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation
 from agentkernel.model.readiness import Capabilities, Readiness
-from agentkernel.model.spec import BootSpec
+from agentkernel.model.spec import BootSpec, ImageFacts
 
 BOOT_DEADLINE_S = 30.0
 """From spawn to greeting; alone it takes a fifth of a second."""
@@ -34,7 +34,7 @@ STATE_BYTES = 4 << 20
 """runsc's notes on its one container, and the mount points of the prisons that it builds within ours."""
 OPEN_FILES = 16384
 """The sentry holds one per open file of the host's, few; and one per thread of the sandbox's, in its platform."""
-FEATURES = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT})
+FEATURES = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.IMAGES})
 NO_ROOT = Digest("none")
 """The image of a sandbox that holds nothing but the agent."""
 
@@ -57,6 +57,10 @@ class GvisorDriver(Driver):
         self._allow_unlimited = allow_unlimited
         paused_by_its_group = frozenset() if allow_unlimited else frozenset({Feature.PAUSE})
         self.capabilities = Capabilities(FEATURES | paused_by_its_group)
+
+    async def image(self, name: str, tell: Tell) -> ImageFacts:
+        """As the contract says: any image for this processor, from this host or a registry."""
+        return await self._artifacts.pulled(name, tell)
 
     async def probe(self) -> Readiness:
         """Find runsc, and boot once without any image; the success is kept."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +14,22 @@ import anyio.to_thread
 
 from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
-from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepare, Tool
+from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepare, Tell, Tool
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.qemu import snapshot as snapshots
 from agentkernel.drivers.qemu.accelerator import Verdicts
-from agentkernel.drivers.qemu.files import (
+from agentkernel.drivers.qemu.guest import QemuGuest
+from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, Machine, Memory, arguments
+from agentkernel.drivers.qemu.template import (
+    OpenTemplates,
+    load,
+    maps_files_read_only,
+    new_template_files,
+    save,
+    template_inputs,
+)
+from agentkernel.drivers.vmm.coming_up import BINDS, NO_ROOT, SETTLE_S, coming_up, files_prepared
+from agentkernel.drivers.vmm.files import (
     SCRATCH,
     alone,
     both_ways,
@@ -29,36 +39,17 @@ from agentkernel.drivers.qemu.files import (
     listen_below,
     opened,
 )
-from agentkernel.drivers.qemu.guest import QemuGuest
-from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, Machine, Memory, arguments
-from agentkernel.drivers.qemu.template import (
-    OpenTemplates,
-    load,
-    maps_files_read_only,
-    new_template_files,
-    require_match,
-    save,
-    template_inputs,
-    write_key,
-)
-from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
-from agentkernel.model.ids import Digest, SandboxId
+from agentkernel.drivers.vmm.made_for import check_fits, require_match, write_key
+from agentkernel.model.errors import AgentkernelError, Unsupported
+from agentkernel.model.ids import SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
-from agentkernel.model.spec import BootSpec
+from agentkernel.model.spec import BootSpec, ImageFacts
 
 BOOT_DEADLINE_S = {Accelerator.KVM: 30.0, Accelerator.TCG: 90.0}
 """From spawn to greeting. An emulated boot takes 3 to 4 s alone; many at once on two cores take their turn."""
 CLONE_DEADLINE_S = 60.0
 """From spawn to greeting of a copy; it takes a tenth of a second alone."""
-SETTLE_S = 1.0
-"""What the kernel puts off after a command's end (its cgroup, its memory) is done once before the template is frozen,
-not in each clone: 10 to 15 ms of processor time of each.
-"""
-NO_ROOT = Digest("none")
-"""The image of a machine that stays in its initramfs."""
-BINDS = {"workspace": "/workspace", "scratch": "/scratch"}
-WORDS_KEPT = 600
 THREADS = 64
 OPEN_FILES = 256
 
@@ -79,6 +70,7 @@ class QemuDriver(Driver):
                 *(Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.OOM_INSIDE),
                 Feature.PIDS_INSIDE,
                 *(Feature.TEMPLATE, Feature.PAUSE, Feature.SNAPSHOT, Feature.FORK),
+                Feature.IMAGES,
             }
         )
     )
@@ -115,6 +107,10 @@ class QemuDriver(Driver):
         accelerator, _ = await self._accelerator(tool)
         async with self._booted(tool, Machine(spec, accelerator), birth) as guest:
             yield guest
+
+    async def image(self, name: str, tell: Tell) -> ImageFacts:
+        """As the contract says: any image for this processor, from this host or a registry."""
+        return await self._artifacts.pulled(name, tell)
 
     async def template(self, spec: BootSpec, birth: Birth, prepare: Prepare) -> Path:
         """Boot with the memory in a file, prepare, fall silent, save the devices' state."""
@@ -159,7 +155,7 @@ class QemuDriver(Driver):
         tool = await self._artifacts.tool("qemu")
         accelerator, _ = await self._accelerator(tool)
         machine = Machine(spec, accelerator)
-        snapshots.check_fits(folder, template_inputs(tool, await self._artifacts.kernel(), machine))
+        check_fits(folder, template_inputs(tool, await self._artifacts.kernel(), machine))
 
         def files_of(files: ExitStack) -> tuple[None, int]:
             return None, opened(folder / snapshots.STATE, os.O_RDONLY, files)
@@ -195,7 +191,7 @@ class QemuDriver(Driver):
         kernel = await self._artifacts.kernel()
         async with AsyncExitStack() as stack:
             with ExitStack() as files:
-                with _prepared(birth.directory):
+                with files_prepared(birth.directory):
                     fds = replace(
                         await self._private(machine.spec, birth, files),
                         kernel=opened(kernel.image, os.O_RDONLY, files),
@@ -203,7 +199,7 @@ class QemuDriver(Driver):
                         memory=memory,
                     )
                 process, stream = await self._started(tool, machine, birth, fds, stack)
-            with _coming_up(process, BOOT_DEADLINE_S[machine.accelerator]):
+            with coming_up(process, BOOT_DEADLINE_S[machine.accelerator]):
                 mount = machine.memory is Memory.PRIVATE
                 guest = await self._greeted(tool, stream, machine, birth, stack, mount=mount)
             yield guest
@@ -226,13 +222,13 @@ class QemuDriver(Driver):
         """
         async with AsyncExitStack() as stack:
             with ExitStack() as files:
-                with _prepared(birth.directory):
+                with files_prepared(birth.directory):
                     memory, state = files_of(files)
                     private = await self._private(machine.spec, birth, files, disk)
                     fds = replace(private, memory=memory, state=state)
                 process, stream = await self._started(tool, machine, birth, fds, stack)
             # Our copies of its listening sockets are closed by now: they would keep us waiting for a QEMU that is dead.
-            with _coming_up(process, CLONE_DEADLINE_S):
+            with coming_up(process, CLONE_DEADLINE_S):
                 await load(birth.directory, state)
                 guest = await self._greeted(tool, stream, machine, birth, stack, mount=disk is None)
             yield guest
@@ -293,37 +289,3 @@ class QemuDriver(Driver):
         if spec.disk_mib and mount:
             await guest.mount_disk(SCRATCH_SERIAL, "ext4", BINDS)
         return guest
-
-
-@contextmanager
-def _prepared(directory: Path) -> Iterator[None]:
-    """Explain why a machine's files could not be made: the disk is full, descriptors ran out."""
-    try:
-        yield
-    except OSError as err:
-        raise Broken(
-            f"the microVM's files could not be made in {directory}: {err}", hint="df -h shows whether that disk is full"
-        ) from err
-
-
-@contextmanager
-def _coming_up(process: ConfinedProcess, deadline_s: float) -> Iterator[None]:
-    """Hold a boot to its deadline and explain its failure.
-
-    A cancel scope cannot be left while the link's task group inside it stays open, so the deadline ends the machine
-    instead: its stream ends, and the attach with it.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.call_later(deadline_s, process.kill)
-    try:
-        yield
-    except (Broken, OSError) as err:
-        late = deadline.when() <= loop.time()
-        reason = f"did not come up within {deadline_s:.0f} s" if late else f"did not come up: {err}"
-        words = process.last_words().strip()[-WORDS_KEPT:]
-        raise Broken(
-            f"the microVM {reason}" + (f"; its last words: {words}" if words else ""),
-            hint="agentkernel doctor tells what works here",
-        ) from err
-    finally:
-        deadline.cancel()

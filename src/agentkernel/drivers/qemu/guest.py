@@ -11,8 +11,8 @@ import anyio
 from agentkernel.drivers.link import LinkGuest
 from agentkernel.drivers.link.session import Session
 from agentkernel.drivers.qemu import snapshot
-from agentkernel.drivers.qemu.files import SCRATCH, connect_below
 from agentkernel.drivers.qemu.qmp import Monitor, command
+from agentkernel.drivers.vmm.files import SCRATCH, connect_below
 from agentkernel.model.errors import Broken
 
 ORDER_DEADLINE_S = 30.0

@@ -13,10 +13,10 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from agentkernel.drivers.qemu.files import SCRATCH, copy_sparse, opened
 from agentkernel.drivers.qemu.qmp import Monitor, command, leave_memory_out
-from agentkernel.drivers.qemu.template import differences, write_key
-from agentkernel.model.errors import Broken, NotFound, Refused
+from agentkernel.drivers.vmm.files import SCRATCH, copy_sparse, opened
+from agentkernel.drivers.vmm.made_for import write_key
+from agentkernel.model.errors import Broken
 
 STATE = "state"
 FINALIZED_EACH_S = 0.002
@@ -54,18 +54,3 @@ async def _finalized(monitor: Monitor) -> None:
     """Wait for the moment after the end of a migration from which on QEMU takes `cont`. It tells of it by no event."""
     while (await monitor.execute(command("query-status")))[0]["status"] == "finish-migrate":  # noqa: ASYNC110
         await anyio.sleep(FINALIZED_EACH_S)
-
-
-def check_fits(folder: Path, inputs: dict[str, object]) -> None:
-    """Raise Refused where a snapshot was saved by another machine, and say what is different; NotFound where there is
-    none.
-    """
-    try:
-        different = differences(folder, inputs)
-    except FileNotFoundError as err:
-        raise NotFound("there is no such snapshot, or it was removed") from err
-    if different:
-        raise Refused(
-            f"the snapshot does not fit any more: {', '.join(different)} changed since it was taken",
-            hint="take a new one; a saved machine is never loaded into another one on hope",
-        )

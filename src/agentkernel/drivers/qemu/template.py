@@ -8,25 +8,25 @@ under the same QEMU, so all of that is in the template's key.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
 
 from agentkernel.drivers.contract import Kernel, Tool
-from agentkernel.drivers.qemu.accelerator import processor
-from agentkernel.drivers.qemu.files import connect_below, copy_data, opened
 from agentkernel.drivers.qemu.machine import Machine, hardware
 from agentkernel.drivers.qemu.qmp import Monitor, command, leave_memory_out
+from agentkernel.drivers.vmm.files import connect_below, copy_data, opened
+from agentkernel.drivers.vmm.hardware import processor
 from agentkernel.model.errors import Broken
 
 FORMAT = 3
 """Of the files, and of the devices and kernel arguments in `machine.py`: raised whenever those change."""
-MEMORY, STATE, MADE_FOR = "memory", "state", "made-for.json"
+MEMORY, STATE = "memory", "state"
 READ_ONLY_SINCE = (8, 2)
 _Stamp = tuple[int, int, int]
 """Device, inode and time of change of a memory file."""
-SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+SEALS = 0b1111
+"""F_SEAL_SEAL, SHRINK, GROW, WRITE: as a number, for Python has these names on Linux alone, and a Mac imports this."""
 
 
 def template_inputs(tool: Tool, kernel: Kernel, machine: Machine) -> dict[str, object]:
@@ -43,33 +43,6 @@ def template_inputs(tool: Tool, kernel: Kernel, machine: Machine) -> dict[str, o
         "hardware": list(hardware(machine)),
         "processor": processor(),
     }
-
-
-def write_key(folder: Path, inputs: dict[str, object]) -> None:
-    """Say beside the files what they fit."""
-    (folder / MADE_FOR).write_text(json.dumps(inputs, sort_keys=True))
-
-
-def differences(folder: Path, inputs: dict[str, object]) -> list[str]:
-    """Names of what is not as it was when the files of a folder were made.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    made_for = json.loads((folder / MADE_FOR).read_text())
-    here = json.loads(json.dumps(inputs))
-    return sorted(name for name in {*made_for, *here} if made_for.get(name) != here.get(name))
-
-
-def require_match(folder: Path, inputs: dict[str, object]) -> None:
-    """Refuse a template that was made for something else: another QEMU, set up since, might load it and be wrong.
-
-    Raises:
-        Broken: it does not fit.
-        FileNotFoundError: it is gone.
-    """
-    if different := differences(folder, inputs):
-        raise Broken(f"the template was made for another {', '.join(different)}")
 
 
 def maps_files_read_only(tool: Tool) -> bool:
