@@ -218,7 +218,9 @@ def _podman(place: Path) -> tuple[list[str], dict[str, str]]:
         '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\nruntime = "runc"\n'
         f'[containers]\ndefault_ulimits = ["nofile={OPEN_FILES}:{OPEN_FILES}", "nproc={PROCESSES}:{PROCESSES}"]\n'
     )
-    (place / "registries.conf").write_text("unqualified-search-registries = []\n")
+    (place / "registries.conf").write_text(
+        'unqualified-search-registries = []\n[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n'
+    )
     folders = ["--root", f"{place}/data", "--runroot", f"{place}/r", "--tmpdir", f"{place}/tmp"]
     service = ["system", "service", "--time", "0", f"unix://{place}/engine.sock"]
     environment = {

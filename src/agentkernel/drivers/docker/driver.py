@@ -49,6 +49,8 @@ ASK_S = 10.0
 WORDS_KEPT = 600
 AGENT_ALONE = Digest("none")
 """The image of a container that holds nothing but the agent."""
+TRIAL = BootSpec(Backend.DOCKER, "", image=AGENT_ALONE, memory_mib=64, disk_mib=4, pids=32)
+NOBODY = Identity("sandbox-00000000", bytes(16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +141,13 @@ class DockerDriver(Driver):
 
     async def _trial(self, engine: Engine) -> tuple[Isolation, list[str]]:
         """One container, from the agent's image alone: what holds it in, and which limits it is not held to."""
-        spec = BootSpec(self.backend, "", image=AGENT_ALONE, memory_mib=64, disk_mib=4, pids=32)
-        identity = Identity("sandbox-00000000", bytes(16))
         await _remove_trials(engine)
         sandbox = new_sandbox_id()
-        async with self._running(engine, spec, sandbox, identity, trial=True) as guest:
+        async with self._running(engine, TRIAL, sandbox, NOBODY, trial=True) as guest:
             await guest.ping()
             once = {"stream": "false", "one-shot": "true"}
             stats = await engine.api.call("GET", f"/containers/{name_of(sandbox)}/stats", query=once)
-            loose = unheld(stats, (spec.memory_mib + spec.disk_mib) * MIB, spec.pids + OWN_PIDS)
+            loose = unheld(stats, (TRIAL.memory_mib + TRIAL.disk_mib) * MIB, TRIAL.pids + OWN_PIDS)
             self._need(engine.facts, loose)
             kernel = guest.facts.facts.get("kernel", "")
             if self._runtime != "runsc":
@@ -229,6 +229,9 @@ class DockerDriver(Driver):
         agent, volume = await engine.images.agent()
         if spec.image == AGENT_ALONE:
             return agent, volume
+        if not engine.images.volume_filled:
+            async with self._running(engine, TRIAL, new_sandbox_id(), NOBODY, trial=True):
+                pass
         if spec.image_name:
             return await engine.images.foreign(spec.image), volume
         return await engine.images.runtime(spec.runtime, spec.image), volume
@@ -271,6 +274,8 @@ class DockerDriver(Driver):
                 stream = AttachedStream(*await engine.api.attach(container.name))
                 await engine.api.call("POST", f"/containers/{container.name}/start", deadline_s=BOOT_DEADLINE_S)
             async with self._greeted(engine, stream, container, identity) as guest:
+                if spec.image == AGENT_ALONE:
+                    engine.images.volume_filled = True
                 yield guest
         finally:
             with anyio.CancelScope(shield=True):
@@ -348,8 +353,7 @@ def _engine_words(engine: Engine) -> Iterator[None]:
     try:
         yield
     except EngineRefused as err:
-        if err.status == 404:
-            engine.images.forget()  # an image or a volume was removed behind our back; the next one makes it anew
+        engine.images.forget()  # an image or a volume may have been removed behind our back: the next one looks again
         raise Broken(
             f"the engine made no container: {err.message}", hint="agentkernel doctor tells what works here"
         ) from err

@@ -59,6 +59,8 @@ class EngineImages:
         self._importing = anyio.Lock()
         self._known: dict[Digest, Found] = {}
         self._agent: tuple[Found, str] | None = None
+        self.volume_filled = False
+        """Whether a container of the agent's own image has begun, which is when an engine fills the volume."""
 
     async def agent(self) -> tuple[Found, str]:
         """The image that holds nothing but the agent, and the name of the volume that every container gets it from.
@@ -97,7 +99,7 @@ class EngineImages:
     def forget(self) -> None:
         """Look again: the engine does not have what it had."""
         self._known.clear()
-        self._agent = None
+        self._agent, self.volume_filled = None, False
 
     async def foreign(self, image: Digest) -> Found:
         """An image by name that `find` has found."""
@@ -260,7 +262,7 @@ UNREACHABLE = (
 OTHER_PROCESSOR = ("no matching manifest", "no image found in manifest list", "no image found in image index")
 MISSING = (
     *("not found", "does not exist", "manifest unknown", "denied", "unauthorized", "no such image"),
-    *("repository name", "short-name", "unknown:"),
+    *("repository name", "short-name", "unknown:", "no basic auth"),
 )
 
 
