@@ -496,10 +496,8 @@ async def test_clearing_removes_what_is_ours_but_for_what_is_wanted_or_used_and_
     ):
         try:
             gone = await driver.clear([wanted, store.resolve("base")])
-            assert {each for each in gone if "tests/" in each} == {
-                "image localhost/tests/unwanted:1",
-                "image localhost/tests/old:1",
-            }
+            named = {each.rpartition(":")[0] for each in gone if "/tests/" in each}  # Podman names the latest tag first
+            assert named == {"image localhost/tests/unwanted", "image localhost/tests/old"}
             assert engine.holds()["volumes"] == before["volumes"] - {"old-agent"}
             async with booted(driver, alone(engine.backend), tmp_path) as machine:
                 assert await works(machine)
