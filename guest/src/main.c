@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cgroup.h"
+#include "confinement.h"
 #include "exec.h"
 #include "files.h"
 #include "init.h"
@@ -77,8 +78,12 @@ static void prepare_signals(struct source *signals)
     loop_watch(signals, EPOLLIN);
 }
 
-static void raise_descriptor_limit(void)
+/* Of what a container's commands get from us. Processes are the control group's to bound: the other limit counts an uid's, in all containers together. */
+static void bound_descriptors_and_cores(void)
 {
+    struct rlimit none = {0, 0};
+    if (!place.machine && !place.root)
+        setrlimit(RLIMIT_CORE, &none); /* a core's file, or the host's program for cores, is the host's business */
     struct rlimit limit;
     struct rlimit wanted = {DESCRIPTORS_WANTED, DESCRIPTORS_WANTED};
     if (setrlimit(RLIMIT_NOFILE, &wanted) == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0)
@@ -143,7 +148,8 @@ static void run(void)
 
 static int usage(void)
 {
-    say("usage: agent [--run-directory DIRECTORY] --stdio | --socket PATH     (without arguments: as PID 1 of a machine)");
+    say("usage: agent [--run-directory DIRECTORY] --stdio | --socket PATH     (without arguments: as PID 1 of a machine)\n"
+        "       agent --confinement [PATH...]     (says how the kernel holds it)");
     return 2;
 }
 
@@ -151,6 +157,8 @@ int main(int argc, char **argv)
 {
     struct source signals = {.fd = -1};
     int at = 1;
+    if (argc > 1 && strcmp(argv[1], "--confinement") == 0)
+        return confinement_report(argv + 2);
     place.pid1 = getpid() == 1;
     place.root = geteuid() == 0;
     place.run_directory = place.pid1 ? "/run/agentkernel" : NULL;
@@ -175,7 +183,7 @@ int main(int argc, char **argv)
     if (place.run_directory)
         mkdir(place.run_directory, 0755);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
-    raise_descriptor_limit();
+    bound_descriptors_and_cores();
     loop_prepare();
     prepare_signals(&signals);
     session_prepare();

@@ -24,7 +24,7 @@ DEADLINE_S = 60.0
 
 
 @contextmanager
-def _drivers(store: Store) -> Iterator[dict[str, Driver]]:
+def configured_drivers(store: Store) -> Iterator[dict[str, Driver]]:
     """Every driver by the word that a user knows it by; what their trials need is gone with the block.
 
     Raises:
@@ -41,7 +41,7 @@ def _drivers(store: Store) -> Iterator[dict[str, Driver]]:
 
 async def examine(store: Store, *, deadline_s: float = DEADLINE_S) -> dict[str, Readiness]:
     """Driver to verdict, as the user's configuration has them. Boots a small machine where no verdict is kept yet."""
-    with _drivers(store) as drivers:
+    with configured_drivers(store) as drivers:
         return await verdicts(drivers, deadline_s=deadline_s)
 
 
