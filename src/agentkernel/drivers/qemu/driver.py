@@ -17,7 +17,7 @@ from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepare, Tell, Tool
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.qemu import snapshot as snapshots
-from agentkernel.drivers.qemu.accelerator import Verdicts
+from agentkernel.drivers.qemu.accelerator import accelerator_here
 from agentkernel.drivers.qemu.guest import QemuGuest
 from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, Machine, Memory, arguments
 from agentkernel.drivers.qemu.template import (
@@ -40,6 +40,7 @@ from agentkernel.drivers.vmm.files import (
     opened,
 )
 from agentkernel.drivers.vmm.made_for import check_fits, require_match, write_key
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.model.errors import AgentkernelError, Unsupported
 from agentkernel.model.ids import SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
@@ -59,7 +60,7 @@ class QemuDriver(Driver):
 
     Args:
         artifacts: where QEMU, kernel, root file systems and blank disks come from.
-        verdicts: whether KVM works here, remembered between daemons.
+        trials: whether KVM works here, remembered between daemons.
     """
 
     backend = Backend.MICROVM
@@ -75,9 +76,9 @@ class QemuDriver(Driver):
         )
     )
 
-    def __init__(self, artifacts: Artifacts, verdicts: Verdicts) -> None:
+    def __init__(self, artifacts: Artifacts, trials: Trials) -> None:
         self._artifacts = artifacts
-        self._verdicts = verdicts
+        self._trials = trials
         self._templates = OpenTemplates()
 
     async def probe(self) -> Readiness:
@@ -182,7 +183,7 @@ class QemuDriver(Driver):
             async with self._booted(tool, Machine(spec, accelerator), birth) as guest:
                 await guest.ping()
 
-        return await self._verdicts.get((tool.digest, kernel.digest), trial)
+        return await accelerator_here(self._trials, (tool.digest, kernel.digest), trial)
 
     @asynccontextmanager
     async def _booted(
