@@ -112,7 +112,7 @@ def table(found: Mapping[str, Readiness], *, width: int = WIDTH) -> list[str]:
         (
             ("why" if verdict.usable else "why not", verdict.reason),
             ("remedy", verdict.remedy),
-            ("tested on", TOLD[name].tested),
+            ("tested with", TOLD[name].tested),
         )
         for name, verdict in found.items()
     ]

@@ -59,7 +59,7 @@ async def test_the_table_and_the_json_say_the_same() -> None:
     for (name, verdict), row in zip(found.items(), rows, strict=True):
         facts = doctor.fields(name, verdict)
         assert row.split()[:3] == [name, "yes" if facts["usable"] else "no", facts["isolation"] or "-"]
-        labels = {"reason": "why" if verdict.usable else "why not", "remedy": "remedy", "tested": "tested on"}
+        labels = {"reason": "why" if verdict.usable else "why not", "remedy": "remedy", "tested": "tested with"}
         told = [f"{label} {facts[key]}" for key, label in labels.items() if facts[key]]
         assert _below(lines, row) == " ".join(told)
         assert facts["tested"] == doctor.TOLD[name].tested

@@ -72,7 +72,7 @@ async def test_setup_fetches_what_the_named_backends_need_and_ends_with_the_tabl
         ["why", "not", "no", "engine", "listens"],
         ["remedy", "start", "one"],
     ]
-    assert tested.split()[:2] == ["tested", "on"]
+    assert tested.split()[:2] == ["tested", "with"]
 
 
 def test_setup_takes_backends_by_the_names_that_run_takes() -> None:
