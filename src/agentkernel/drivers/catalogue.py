@@ -17,6 +17,8 @@ from agentkernel.drivers.firecracker.driver import Place
 from agentkernel.drivers.gvisor import GvisorDriver
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.vmm.trials import Trials
+from agentkernel.drivers.wasm.about import ABOUT as WASM
+from agentkernel.drivers.wasm.driver import WasmDriver
 from agentkernel.model.kinds import Backend, Vmm
 from agentkernel.model.readiness import About
 
@@ -51,6 +53,7 @@ ABOUT: dict[tuple[Backend, Vmm | None], About] = {
     (Backend.GVISOR, None): gvisor.ABOUT,
     (Backend.DOCKER, None): docker.DOCKER,
     (Backend.PODMAN, None): docker.PODMAN,
+    (Backend.WASM, None): WASM,
 }
 """What each declares of itself for readers."""
 
@@ -78,5 +81,6 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
             files=settings.verdicts,
             allow_unlimited=settings.allow_unlimited,
         ),
+        WasmDriver(artifacts, settings.trials),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}
