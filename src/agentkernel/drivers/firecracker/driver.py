@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,11 +26,11 @@ from agentkernel.drivers.firecracker.machine import Request
 from agentkernel.drivers.firecracker.vsock import connect
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.vmm.coming_up import BINDS, NO_ROOT, SETTLE_S, coming_up, files_prepared
-from agentkernel.drivers.vmm.files import keep_disk, opened
-from agentkernel.drivers.vmm.hardware import hardware_hint, processor
-from agentkernel.drivers.vmm.made_for import require_match, write_key
+from agentkernel.drivers.vmm.files import keep_alone, keep_disk, opened
+from agentkernel.drivers.vmm.hardware import hardware_hint
+from agentkernel.drivers.vmm.made_for import inputs_of, require_match, write_key
 from agentkernel.drivers.vmm.trials import Trials, Verdict
-from agentkernel.model.errors import AgentkernelError, Broken, Busy, Unsupported
+from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
 from agentkernel.model.ids import SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
@@ -234,7 +233,7 @@ class FirecrackerDriver(Driver):
                 await anyio.to_thread.run_sync(jail.copy, blank, machine.SCRATCH)
             elif blank is not None and birth.disk is not None:
                 await anyio.to_thread.run_sync(keep_disk, blank, birth.disk)
-                stack.enter_context(_alone(birth.disk))
+                keep_alone(opened(birth.disk, os.O_RDWR, stack.enter_context(ExitStack())))
                 jail.lend(birth.disk, machine.SCRATCH)
         return jail
 
@@ -267,16 +266,11 @@ class FirecrackerDriver(Driver):
 def template_inputs(binaries: Binaries, kernel: Kernel, spec: BootSpec) -> dict[str, object]:
     """All that a clone must have in common with its template."""
     orders = machine.hardware(spec, root=spec.image != NO_ROOT)
-    warm_up = {"warm_up": list(map(list, spec.warm_up))} if spec.warm_up else {}
     return {
-        **warm_up,
+        **inputs_of(spec, kernel),
         "format": FORMAT,
         "firecracker": [binaries.digest, binaries.version],
-        "kernel": kernel.digest,
-        "image": spec.image,
-        "disk_mib": spec.disk_mib,
         "hardware": [[order.path, order.body] for order in orders],
-        "processor": processor(),
     }
 
 
@@ -367,14 +361,3 @@ async def _unless_ended(process: ConfinedProcess) -> None:
     with anyio.move_on_after(KNOCK_S):
         ended = await process.wait_exited()
         raise Broken(f"Firecracker ended: {ended}")
-
-
-@contextmanager
-def _alone(disk: Path) -> Iterator[None]:
-    """Nobody else's machine writes to that disk meanwhile. Raises Busy."""
-    with ExitStack() as files:
-        try:
-            fcntl.flock(opened(disk, os.O_RDWR, files), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy("another sandbox uses this disk", hint="stop that one first") from None
-        yield

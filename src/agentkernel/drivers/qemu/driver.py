@@ -31,10 +31,10 @@ from agentkernel.drivers.qemu.template import (
 from agentkernel.drivers.vmm.coming_up import BINDS, NO_ROOT, SETTLE_S, coming_up, files_prepared
 from agentkernel.drivers.vmm.files import (
     SCRATCH,
-    alone,
     both_ways,
     connect_below,
     copy_sparse,
+    keep_alone,
     keep_disk,
     listen_below,
     opened,
@@ -247,11 +247,14 @@ class QemuDriver(Driver):
             else:
                 await anyio.to_thread.run_sync(keep_disk, source, birth.disk)
                 scratch.symlink_to(birth.disk)
+        disks = None if scratch is None else both_ways(scratch, files)
+        if disks is not None:
+            keep_alone(disks[1])
         return Descriptors(
             link=files.enter_context(listen_below(directory, "link")).fileno(),
             qmp=files.enter_context(listen_below(directory, "qmp")).fileno(),
             root=None if root is None else opened(root, os.O_RDONLY, files),
-            scratch=None if scratch is None else alone(*both_ways(scratch, files)),
+            scratch=disks,
             scratch_lasts=birth.disk is not None,
         )
 
