@@ -1,4 +1,4 @@
-"""SECURITY.md 8 for gVisor: who breaks out of the sentry is a user without rights, in a prison of ours.
+"""SECURITY.md 14: who breaks out of the sentry is a user without rights, in a prison of ours.
 
 Looked at from outside, on two sandboxes that run.
 """

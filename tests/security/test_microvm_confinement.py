@@ -1,4 +1,4 @@
-"""SECURITY.md 8: the QEMU of a real sandbox is confined: who breaks out of the guest is not yet on the host.
+"""SECURITY.md 9: the QEMU of a real sandbox is confined: who breaks out of the guest is not yet on the host.
 
 Looked at from outside, on two sandboxes that run. What a confined program cannot do is tried out by a program of its
 own, in the supervisor's tests.

@@ -114,7 +114,7 @@ async def doctor(as_json: bool, timeout_s: float) -> None:
     """Try every driver: whether it works here, how strongly it isolates, and what to do if not."""
     found = await doctoring.examine(Store(), deadline_s=timeout_s)
     if as_json:
-        click.echo(json.dumps({name: doctoring.fields(verdict) for name, verdict in found.items()}))
+        click.echo(json.dumps({name: doctoring.fields(name, verdict) for name, verdict in found.items()}))
         return
     for line in doctoring.table(found):
         click.echo(line)

@@ -20,7 +20,7 @@ from pathlib import Path
 from agentkernel.drivers.confine import Bind
 from agentkernel.drivers.contract import Tool
 from agentkernel.drivers.gvisor.bundle import CONTAINER, SAVED, STATE
-from agentkernel.drivers.gvisor.trial import processor
+from agentkernel.drivers.vmm.hardware import processor
 from agentkernel.model.errors import Broken, NotFound, Refused
 from agentkernel.model.spec import BootSpec
 

@@ -19,7 +19,7 @@ from agentkernel.drivers.limits import Cgroups, find
 from agentkernel.drivers.limits.held import held
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.qemu import snapshot as snapshots
-from agentkernel.drivers.qemu.accelerator import Verdicts
+from agentkernel.drivers.qemu.accelerator import accelerator_here
 from agentkernel.drivers.qemu.guest import QemuGuest
 from agentkernel.drivers.qemu.limits import THREADS, limits
 from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, Machine, Memory, arguments
@@ -34,15 +34,16 @@ from agentkernel.drivers.qemu.template import (
 from agentkernel.drivers.vmm.coming_up import BINDS, NO_ROOT, SETTLE_S, coming_up, files_prepared
 from agentkernel.drivers.vmm.files import (
     SCRATCH,
-    alone,
     both_ways,
     connect_below,
     copy_sparse,
+    keep_alone,
     keep_disk,
     listen_below,
     opened,
 )
 from agentkernel.drivers.vmm.made_for import check_fits, require_match, write_key
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.model.errors import AgentkernelError, Unsupported
 from agentkernel.model.ids import SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
@@ -61,7 +62,7 @@ class QemuDriver(Driver):
 
     Args:
         artifacts: where QEMU, kernel, root file systems and blank disks come from.
-        verdicts: whether KVM works here, remembered between daemons.
+        trials: whether KVM works here, remembered between daemons.
     """
 
     backend = Backend.MICROVM
@@ -77,9 +78,9 @@ class QemuDriver(Driver):
         )
     )
 
-    def __init__(self, artifacts: Artifacts, verdicts: Verdicts) -> None:
+    def __init__(self, artifacts: Artifacts, trials: Trials) -> None:
         self._artifacts = artifacts
-        self._verdicts = verdicts
+        self._trials = trials
         self._templates = OpenTemplates()
 
     async def probe(self) -> Readiness:
@@ -185,7 +186,7 @@ class QemuDriver(Driver):
             async with self._booted(tool, Machine(spec, accelerator), birth) as guest:
                 await guest.ping()
 
-        return await self._verdicts.get((tool.digest, kernel.digest), trial)
+        return await accelerator_here(self._trials, (tool.digest, kernel.digest), trial)
 
     @asynccontextmanager
     async def _booted(
@@ -249,11 +250,14 @@ class QemuDriver(Driver):
             else:
                 await anyio.to_thread.run_sync(keep_disk, source, birth.disk)
                 scratch.symlink_to(birth.disk)
+        disks = None if scratch is None else both_ways(scratch, files)
+        if disks is not None:
+            keep_alone(disks[1])
         return Descriptors(
             link=files.enter_context(listen_below(directory, "link")).fileno(),
             qmp=files.enter_context(listen_below(directory, "qmp")).fileno(),
             root=None if root is None else opened(root, os.O_RDONLY, files),
-            scratch=None if scratch is None else alone(*both_ways(scratch, files)),
+            scratch=disks,
             scratch_lasts=birth.disk is not None,
         )
 
