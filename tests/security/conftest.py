@@ -7,6 +7,7 @@ import os
 import pickle
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
@@ -51,6 +52,12 @@ def become_ordinary() -> None:
     os.setresuid(ORDINARY_UID, ORDINARY_UID, ORDINARY_UID)
     # A change of uid makes /proc/self root's (prctl(2), PR_SET_DUMPABLE), as it is for no daemon that was started so.
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+
+
+def _heed_signals() -> None:
+    """A shell that starts tests in the background has them ignore interrupts, and that is inherited."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @dataclass
@@ -119,7 +126,12 @@ class World:
     def ask_outside(self, *actions: str) -> dict[str, str]:
         """The positive control: what the same probe says on the host, as the test's own user."""
         done = subprocess.run(
-            [self.tree / "bin/probe", *actions], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+            [self.tree / "bin/probe", *actions],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+            preexec_fn=_heed_signals,
         )
         return words(done.stdout)
 
