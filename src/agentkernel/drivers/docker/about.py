@@ -7,7 +7,7 @@ DOCKER = About(
     makes="a hardened container of Docker's",
     tiers=(Isolation.KERNEL_PROXY, Isolation.CONTAINER),
     needs="Docker 20.10 or later that listens, and the right to use it; gVisor as its runtime for `kernel-proxy`",
-    tested="Docker 20.10 with runc, as root on cgroup v1",
+    tested="Docker 20.10 with runc and with runsc, as root on cgroup v1",
     lacks="a kernel of its own; a disk that outlives its sandbox, or is not memory",
 )
 PODMAN = About(
@@ -15,5 +15,5 @@ PODMAN = About(
     tiers=(Isolation.CONTAINER,),
     needs="Podman 4 or later with its API service, and the right to use it",
     tested="Podman 4.3 with runc, as root on cgroup v1",
-    lacks="what Docker's lack; seccomp profile and hidden paths of ours, where Podman cannot read this host's files",
+    lacks="what Docker's lack; work by a Podman elsewhere, unless its own configuration names our seccomp profile",
 )
