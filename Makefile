@@ -44,6 +44,7 @@ bench: $(VENV)/.bench native
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/wasm.py
 	$(BIN)/python benchmarks/plot.py
 
 docs: $(VENV)/.dev

@@ -59,6 +59,9 @@ static void make_root(void) {
     attach(root_fd, AT_FDCWD, "/", "root");
 }
 
+/* Files are for real where /tmp is big; a small one is for a program's own needs. Each inode costs the kernel about a KiB. */
+enum { TMP_BYTES_PER_INODE = 16384, TMP_LEAST_INODES = 1024 };
+
 static void mount_tmp(const struct config *config) {
     int context = file_system("tmpfs", "tmp");
     set(context, "mode", "0700", "tmp");
@@ -66,7 +69,8 @@ static void mount_tmp(const struct config *config) {
     set_number(context, "uid", mapped ? 0 : config->uid, "tmp");
     set_number(context, "gid", mapped ? 0 : config->gid, "tmp");
     set_number(context, "size", config->tmp_bytes, "tmp");
-    set(context, "nr_inodes", "1024", "tmp");
+    unsigned long inodes = config->tmp_bytes / TMP_BYTES_PER_INODE;
+    set_number(context, "nr_inodes", inodes < TMP_LEAST_INODES ? TMP_LEAST_INODES : inodes, "tmp");
     int mount = make_mount(context, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, "tmp");
     attach(mount, root_fd, "tmp", "tmp");
     (void)close(mount);

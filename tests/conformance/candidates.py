@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from agentkernel.drivers.contract import Driver
+from agentkernel.drivers.wasm.driver import WasmDriver
 from agentkernel.images.store import Store
+from agentkernel.model.ids import Digest
 from agentkernel.model.kinds import Backend
 from agentkernel.model.spec import BootSpec
 from tests.support.container_engines import Current
@@ -106,6 +108,23 @@ def of_an_engine(backend: Backend) -> Candidate:
     )
 
 
+def wasm_driver(store: Store) -> WasmDriver:
+    """The driver as the daemon makes it."""
+    return WasmDriver(store, store.state / "trials")
+
+
+def wasm_spec(_store: Store, **changes: int) -> BootSpec:
+    """A small sandbox; it has no image."""
+    sizes = {"memory_mib": 256, "disk_mib": 64, "pids": 256} | changes
+    return BootSpec(Backend.WASM, "python", Digest("none"), **sizes)
+
+
+@contextmanager
+def nothing_to_prepare(_store: Store) -> Iterator[None]:
+    """What is missing is made on first use."""
+    yield
+
+
 CANDIDATES: dict[str, Candidate] = {
     "qemu": Candidate(
         driver=qemu_driver,
@@ -122,6 +141,16 @@ CANDIDATES: dict[str, Candidate] = {
         spec=gvisor_spec,
         ready=gvisor_ready,
         own_kernel=True,
+        lifecycles={"fresh": booted},
+        processes=recorded_processes,
+        remains=supervised_remains,
+        end_behind=lambda birth: os.kill(int(birth.facts["pid"]), signal.SIGKILL),
+    ),
+    "wasm": Candidate(
+        driver=wasm_driver,
+        spec=wasm_spec,
+        ready=nothing_to_prepare,
+        own_kernel=False,
         lifecycles={"fresh": booted},
         processes=recorded_processes,
         remains=supervised_remains,

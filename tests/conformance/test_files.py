@@ -53,6 +53,11 @@ async def test_a_file_is_read_in_ranges_and_never_past_the_limit(subject: Subjec
     assert await guest.read_file(f"{place}/file", offset=100) == b""
     with pytest.raises(Refused):
         await guest.read_file(f"{place}/file", limit=9)
+
+
+@pytest.mark.behaviour("files.unsized")
+async def test_a_file_without_a_size_is_read_whole_and_never_past_the_limit(subject: Subject, guest: Guest) -> None:
+    assert (await shell(guest, "test -r /proc/cpuinfo")).code == 0
     with pytest.raises(Refused):
         await guest.read_file("/dev/../proc/cpuinfo", limit=10)
     assert (await guest.read_file("/proc/version")).startswith(b"Linux version ")

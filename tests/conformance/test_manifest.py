@@ -40,7 +40,7 @@ def test_every_behaviour_says_what_it_is_and_where_that_is_written() -> None:
     for name, facts in manifest().items():
         assert facts["text"].endswith("."), name
         assert facts["source"], name
-        assert set(facts) <= {"text", "source", "requires"}, name
+        assert set(facts) <= {"text", "source", "requires", "bare"}, name
         assert facts.get("requires") is None or Feature(facts["requires"]), name
 
 

@@ -78,7 +78,7 @@ def test_the_wheel_carries_all_that_the_package_has(wheel: Path) -> None:
     sources = {
         str(path.relative_to(ROOT / "src"))
         for path in (ROOT / "src").rglob("*")
-        if path.is_file() and path.suffix in {".py", ".toml", ".sh", ".typed"}
+        if path.is_file() and path.suffix in {".js", ".py", ".sh", ".toml", ".typed", ".wit"}
     }
     programs = {f"agentkernel/_bin/{kind}-{machine}" for kind in ("agent", "supervisor") for machine in MACHINES}
     assert "agentkernel/py.typed" in sources

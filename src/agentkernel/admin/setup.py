@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from agentkernel.admin.console import Console, human_bytes
 from agentkernel.admin.doctor import examine, table
+from agentkernel.images.components import LANGUAGES
 from agentkernel.images.manifest import disk_bytes
 from agentkernel.images.store import Store
 from agentkernel.model.kinds import Backend
@@ -56,6 +57,10 @@ async def setup(
     if Backend.MICROVM in backends:
         kernel = await store.kernel(console.step)
         console.done("kernel", f"Linux {kernel.release}")
+    if Backend.WASM in backends:
+        for language in LANGUAGES:
+            component = await store.component(language, console.step)
+            console.done(f"wasm {language}", human_bytes(disk_bytes(component.path)))
     for runtime in runtimes:
         digest = await store.ensure(runtime, console.step)
         path = await store.root(digest)

@@ -80,6 +80,21 @@ class Builds:
 
         return await self._builds.result(runtime, build, tell)
 
+    async def readied(self, driver: Driver, runtime: str, tell: Tell | None = None) -> Digest:
+        """What a driver without root file systems makes its sandboxes from, made first when it is not there.
+
+        Raises:
+            As `Driver.ready`.
+        """
+
+        async def make(work: Work[Digest]) -> Digest:
+            async def say(line: str) -> None:
+                work.say(line)
+
+            return await driver.ready(runtime, say)
+
+        return await self._builds.result(f"{driver.backend} {runtime}", make, tell)
+
     async def pulled(self, driver: Driver, name: str, tell: Tell | None = None) -> ImageFacts:
         """What that driver finds under a name, fetched first when it has to be. Asked anew each time: a name may mean
         another image tomorrow.

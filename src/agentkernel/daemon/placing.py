@@ -87,6 +87,10 @@ class Placing:
         admitted = await self._admit(wish, tell)
         if admitted.image:
             return await self._aim_at_image(admitted, mode, tell)
+        driver = self._engine.drivers[admitted.backend, admitted.vmm]
+        if driver.programs is not None:
+            ready = await self._builds.readied(driver, wish.runtime, tell)
+            return Aim(self._known(Key(self._spec(admitted, wish.runtime, ready), mode)))
         spec = self._spec(admitted, wish.runtime, await self._builds.ensure(wish.runtime, tell))
         spec = replace(spec, warm_up=self._builds.warm_up(wish.runtime))
         return Aim(self._known(Key(spec, mode)))
@@ -123,8 +127,10 @@ class Placing:
 
     def _offers(self) -> dict[Choice, Offer]:
         found = self._engine.readiness_now()
-        drivers = self._engine.drivers
-        return {key: Offer(found.get(key), one.capabilities, one.runtimes) for key, one in drivers.items()}
+        return {
+            key: Offer(found.get(key), driver.capabilities, driver.runtimes, driver.programs)
+            for key, driver in self._engine.drivers.items()
+        }
 
     def _spec(self, admitted: Admitted, runtime: str, image: Digest) -> BootSpec:
         resources = self._config.resources

@@ -17,6 +17,7 @@ from agentkernel.drivers.gvisor import GvisorDriver
 from agentkernel.drivers.gvisor.trial import Trials
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu.accelerator import Verdicts
+from agentkernel.drivers.wasm.driver import WasmDriver
 from agentkernel.model.kinds import Backend, Vmm
 
 
@@ -68,5 +69,6 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
             files=settings.verdicts,
             allow_unlimited=settings.allow_unlimited,
         ),
+        WasmDriver(artifacts, settings.trials),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}

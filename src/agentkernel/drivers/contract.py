@@ -196,6 +196,9 @@ class Artifacts(Protocol):
     async def kernel(self) -> Kernel:
         """The guest kernel and the initramfs that carries the agent."""
 
+    async def component(self, language: str) -> Component:
+        """A language's interpreter as a WebAssembly component."""
+
     async def blank_disk(self, mib: int) -> Path:
         """A sparse file holding an ext4 file system of that size with a sandbox's empty directories; copy it, never
         write to it.
@@ -242,6 +245,18 @@ class Kernel(Protocol):
         """Of both files."""
 
 
+class Component(Protocol):
+    """A WebAssembly component, not compiled yet."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def digest(self) -> Digest:
+        """Of all that it is made from."""
+
+
 Prepare = Callable[[Guest], Awaitable[None]]
 """What a template's guest does before it is frozen."""
 
@@ -252,8 +267,12 @@ class Driver(abc.ABC):
     backend: Backend
     vmm: Vmm | None
     capabilities: Capabilities
+    programs: tuple[str, ...] | None = None
+    """Patterns of the names of programs that its sandboxes run, `*.wasm`; None for whatever their image holds. Where
+    they are named there is no root file system, and `ready` makes what they need.
+    """
     runtimes: frozenset[str] | None = None
-    """Recipes that it can run; None for all."""
+    """Recipes whose name means something to it; None for all."""
 
     @abc.abstractmethod
     async def probe(self) -> Readiness:
@@ -279,6 +298,14 @@ class Driver(abc.ABC):
             Busy: whoever has it does not answer.
         """
         raise Unsupported(f"{self.backend} runs runtimes only, not images by name")
+
+    async def ready(self, runtime: str, tell: Tell) -> Digest:
+        """Have there what sandboxes of that runtime are made from, and name it. Asked where `programs` are named.
+
+        Raises:
+            Busy: it cannot be fetched now. Broken: it could not be made.
+        """
+        raise Unsupported(f"{self.backend} makes its sandboxes from images")
 
     async def template(self, spec: BootSpec, birth: Birth, prepare: Prepare) -> Path:
         """The template of that specification, made when there is none that fits this host, QEMU, kernel, image and

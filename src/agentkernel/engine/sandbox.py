@@ -231,7 +231,8 @@ async def _attempt(sandbox: Sandbox, nursery: Nursery, *, cold: bool = False) ->
         try:
             async with _machine(sandbox, nursery, birth, cold=cold) as guest:
                 if not sandbox.key.origin:
-                    await run_command(guest, WARM_UP)
+                    with suppress(Refused):  # not every sandbox runs any program
+                        await run_command(guest, WARM_UP)
                     await _warm_up(guest, sandbox, nursery)
                 nursery.timings.add(_stage(sandbox), time.perf_counter() - began_s)
                 try:

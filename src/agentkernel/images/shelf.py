@@ -22,7 +22,7 @@ from agentkernel.images.trouble import explained
 from agentkernel.model.errors import AgentkernelError, Refused
 from agentkernel.model.ids import Digest
 
-KINDS = ("tools", "kernels", "initramfs", "images", "layers", "disks", "templates")
+KINDS = ("tools", "kernels", "initramfs", "images", "layers", "disks", "components", "templates")
 TAG = "CACHEDIR.TAG"
 _TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by agentkernel; safe to delete at any time.\n"
 """Tells backup programs to leave the folder out. Source: the Cache Directory Tagging Specification."""

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from agentkernel.images import disks, gvisor, kernel, namespace, rootfs, tools
+from agentkernel.images import components, disks, gvisor, kernel, namespace, rootfs, tools
+from agentkernel.images.components import Component
 from agentkernel.images.kernel import GuestKernel
 from agentkernel.images.keys import GVISOR, KERNEL, TOOLS, Keys
 from agentkernel.images.manifest import disk_bytes
@@ -288,6 +289,19 @@ class Store:
 
         return (await self._shelf.make("disks", digest, build)).file(disks.DISK)
 
+    async def component(self, language: str, progress: Progress | None = None) -> Component:
+        """A language as a WebAssembly component: `python`; built when it is not there.
+
+        Raises:
+            NotFound: there is none for that language. Busy: no network to fetch its builder.
+        """
+        digest, told = components.component_digest(language), progress or self._progress
+
+        async def build(folder: Path) -> Recorded:
+            return await components.build(folder, language, told)
+
+        return Component((await self._shelf.make("components", digest, build)).file(components.FILE), digest)
+
     # --- templates ---
 
     async def template(self, inputs: Mapping[str, object], record: Callable[[Path], Awaitable[None]]) -> Path:
@@ -385,6 +399,7 @@ class Store:
         """What the next use of each kind will ask for."""
         current: dict[str, set[str]] = {kind: set() for kind in KINDS}
         current["images"] |= self._keys.runtimes().keys() | self.library.in_use()
+        current["components"] |= {components.component_digest(language) for language in components.LANGUAGES}
         # Where there is no archive or no agent, there is none of these.
         for kind, name in (
             ("tools", self._keys.tools),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 from agentkernel.model.errors import Denied, Refused, Unsupported
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
@@ -24,11 +25,13 @@ class Offer:
     Attributes:
         readiness: None as long as nobody has tried it.
         runtimes: recipes that it can run; None for all.
+        programs: patterns of the names of programs that it can run; None for whatever an image holds.
     """
 
     readiness: Readiness | None
     capabilities: Capabilities
     runtimes: frozenset[str] | None = None
+    programs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,11 @@ def _missing(name: str, offer: Offer, wish: Wish, offers: Mapping[Choice, Offer]
             f"Unsupported: {name} cannot run the runtime {wish.runtime}",
             hint=f"It runs: {' '.join(sorted(offer.runtimes)) or 'nothing yet'}. Choose another backend.",
         )
+    if wish.command and offer.programs is not None and not _runs(wish.command[0], offer.programs):
+        return Unsupported(
+            f"Unsupported: {name} cannot run {wish.command[0][:64]}",
+            hint=f"It runs: {' '.join(offer.programs)}. For other programs choose backend firecracker.",
+        )
     needs = set(wish.needs)
     if wish.user not in OWN_USER:
         needs.add(Feature.USER_ROOT)
@@ -225,6 +233,11 @@ def _missing(name: str, offer: Offer, wish: Wish, offers: Mapping[Choice, Offer]
                 hint=f"{_WITHOUT.get(feature, 'Leave it out')}, or {_others(needs, offers)}.",
             )
     return None
+
+
+def _runs(program: str, patterns: Sequence[str]) -> bool:
+    """Whether a program's name, without its directory, fits one of them."""
+    return any(fnmatchcase(program.rpartition("/")[2], pattern) for pattern in patterns)
 
 
 _WITHOUT = {

@@ -259,3 +259,15 @@ def test_what_nobody_has_tried_is_not_taken_for_usable() -> None:
     with pytest.raises(Unsupported, match="docker has not been tried yet"):
         admit(Wish("base", backend=Backend.DOCKER), untried, Config())
     assert admit(Wish("base", backend=None), {**untried, **KVM}, Config()).vmm is Vmm.FIRECRACKER
+
+
+def test_a_program_that_a_backend_does_not_run_is_refused_with_what_it_runs() -> None:
+    ready = Readiness(usable=True, isolation=Isolation.WASM)
+    offers = {(Backend.WASM, None): Offer(ready, Capabilities(frozenset()), None, ("python3", "*.wasm"))}
+    for command in (["python3", "-c", ""], ["/usr/bin/python3"], ["dir/app.wasm"]):
+        assert admit(Wish("base", Backend.WASM, command), offers, Config()).isolation is Isolation.WASM
+    assert admit(Wish("base", Backend.WASM), offers, Config()).backend is Backend.WASM
+    for command in (["bash"], ["python3.12"], ["app.wasm/run"]):
+        with pytest.raises(Unsupported, match=f"wasm cannot run {command[0]}") as caught:
+            admit(Wish("base", Backend.WASM, command), offers, Config())
+        assert "python3 *.wasm" in caught.value.hint

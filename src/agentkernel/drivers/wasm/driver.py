@@ -1,0 +1,184 @@
+"""One worker per sandbox: compiled code by path, a socket by descriptor, the guest link over it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.metadata
+import shutil
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+
+from agentkernel.drivers.confine import Bind, ConfinedProcess, Confinement, confined
+from agentkernel.drivers.confine import reap as reap_processes
+from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell
+from agentkernel.drivers.link import PlainSocket
+from agentkernel.drivers.wasm.guest import WasmGuest
+from agentkernel.drivers.wasm.native import native_code
+from agentkernel.drivers.wasm.place import NATIVE, ROOT, interpreter
+from agentkernel.drivers.wasm.programs import PATTERNS, Kind
+from agentkernel.model.errors import AgentkernelError, Broken, NotFound
+from agentkernel.model.execution import ExecRequest, Exited
+from agentkernel.model.ids import Digest, SandboxId, new_sandbox_id
+from agentkernel.model.kinds import Backend, Feature, Isolation
+from agentkernel.model.readiness import Capabilities, Identity, Readiness
+from agentkernel.model.spec import BootSpec
+
+BOOT_DEADLINE_S = 30.0
+"""From spawn to greeting; it takes a fraction of a second alone."""
+TRIAL_S = 30.0
+THREADS = 512
+"""One per program, those of wasmtime, and those that read input for programs."""
+OPEN_FILES = 1024
+WORDS_KEPT = 600
+NO_IMAGE = Digest("none")
+"""The image of a sandbox that takes what is there."""
+TRIAL_MODULE = bytes.fromhex("0061736d 01000000 01040160 0000 03020100 070a01065f737461727400 00 0a040102000b")
+"""`(module (func (export "_start")))`: does nothing, well."""
+
+
+class WasmDriver(Driver):
+    """WebAssembly programs in a confined worker.
+
+    Args:
+        artifacts: where components come from, and where compiled code is kept.
+        trials: where a trial's private folder is made.
+    """
+
+    backend = Backend.WASM
+    vmm = None
+    capabilities = Capabilities(frozenset({Feature.FILES, Feature.STDIN, Feature.DISK_LIMIT, Feature.OOM_INSIDE}))
+
+    programs = PATTERNS
+    runtimes = frozenset({"base", "python"})
+
+    def __init__(self, artifacts: Artifacts, trials: Path) -> None:
+        self._artifacts = artifacts
+        self._trials = trials
+
+    async def probe(self) -> Readiness:
+        """Run a module that does nothing in a confined worker. Languages are made on first use, not here."""
+        sandbox = new_sandbox_id()
+        birth = _TrialBirth(sandbox, self._trials / sandbox)
+        birth.directory.mkdir(mode=0o700, parents=True)
+        spec = BootSpec(Backend.WASM, "base", image=NO_IMAGE, memory_mib=16, disk_mib=1, pids=4)
+        try:
+            with anyio.fail_after(TRIAL_S):
+                async with self._worker({}, spec, birth) as guest:
+                    await _try(guest)
+        except TimeoutError:
+            return _no(Broken(f"a trial did not end within {TRIAL_S:.0f} s"))
+        except AgentkernelError as error:
+            return _no(error)
+        finally:
+            shutil.rmtree(birth.directory, ignore_errors=True)
+        version = importlib.metadata.version("wasmtime")
+        return Readiness(usable=True, isolation=Isolation.WASM, version=version)
+
+    @asynccontextmanager
+    async def boot(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+        """As the contract says. The whole file tree is private memory, `disk_mib` of it."""
+        natives = await self.natives()
+        if spec.image not in {NO_IMAGE, _digest(natives)}:
+            raise NotFound("what that wasm sandbox was to be made from has changed", hint="ask for it again")
+        async with self._worker(natives, spec, birth) as guest:
+            yield guest
+
+    async def ready(self, runtime: str, tell: Tell) -> Digest:
+        """All languages, whatever the runtime: they are small, and a sandbox runs any of them."""
+        await tell("WebAssembly: languages are made and compiled on first use, a minute or two")
+        return _digest(await self.natives())
+
+    async def natives(self) -> dict[Kind, Path]:
+        """Compiled code of each language, made when it is not there."""
+        interpreter()  # said before anything is fetched: whether wasmtime is there at all
+        return {kind: await native_code(self._artifacts, str(kind)) for kind in (Kind.PYTHON, Kind.JAVASCRIPT)}
+
+    async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
+        """Kill the supervisor and the worker of that sandbox; folder and row are the engine's."""
+        await reap_processes(sandbox, facts)
+
+    @asynccontextmanager
+    async def _worker(self, natives: Mapping[Kind, Path], spec: BootSpec, birth: Birth) -> AsyncIterator[WasmGuest]:
+        """A worker that was greeted. `natives`: compiled code of the languages that it is to run."""
+        async with AsyncExitStack() as stack:
+            ours, theirs = socket.socketpair()
+            stream = PlainSocket(ours)
+            stack.push_async_callback(stream.aclose)
+            with theirs:
+                confinement = _confinement(natives, spec, birth, theirs.fileno())
+                process = await stack.enter_async_context(confined(confinement, birth))
+            with _coming_up(process):
+                guest = await stack.enter_async_context(WasmGuest.attach(stream, birth.identity, pids=spec.pids))
+            yield guest
+
+
+def _digest(natives: Mapping[Kind, Path]) -> Digest:
+    """Names all that a sandbox is made from."""
+    return Digest(hashlib.sha256(" ".join(path.parent.name for path in natives.values()).encode()).hexdigest())
+
+
+def _confinement(natives: Mapping[Kind, Path], spec: BootSpec, birth: Birth, link: int) -> Confinement:
+    python = interpreter()
+    inside = {kind: f"{NATIVE}/{kind}" for kind in natives}
+    arguments = (str(link), str(spec.memory_mib), ROOT, *(f"{kind}={path}" for kind, path in inside.items()))
+    return Confinement(
+        argv=(*python.argv, *arguments),
+        tree=Path("/"),
+        binds=(*python.binds, *(Bind(natives[kind], path) for kind, path in inside.items())),
+        pass_fds=(link,),
+        env={"LC_ALL": "C.UTF-8"},
+        remove=birth.directory,
+        threads=THREADS,
+        open_files=OPEN_FILES,
+        tmp_bytes=max(1, spec.disk_mib) << 20,
+    )
+
+
+@contextmanager
+def _coming_up(process: ConfinedProcess) -> Iterator[None]:
+    """Hold a start to its deadline and explain its failure; the deadline ends the worker, and so its stream."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.call_later(BOOT_DEADLINE_S, process.kill)
+    try:
+        yield
+    except (Broken, OSError) as err:
+        late = deadline.when() <= loop.time()
+        reason = f"did not come up within {BOOT_DEADLINE_S:.0f} s" if late else f"did not come up: {err}"
+        words = process.last_words().strip()[-WORDS_KEPT:]
+        raise Broken(
+            f"the wasm worker {reason}" + (f"; its last words: {words}" if words else ""),
+            hint="agentkernel doctor tells what works here",
+        ) from err
+    finally:
+        deadline.cancel()
+
+
+async def _try(guest: Guest) -> None:
+    await guest.write_file("/workspace/trial.wasm", TRIAL_MODULE)
+    process = await guest.exec(ExecRequest((b"trial.wasm",)))
+    events = [event async for event in process]
+    if not isinstance(events[-1], Exited) or events[-1].code:
+        raise Broken(f"a module that does nothing did not run: {events[-1]}")
+
+
+def _no(error: AgentkernelError) -> Readiness:
+    return Readiness(usable=False, reason=error.message, remedy=error.hint)
+
+
+@dataclass(slots=True)
+class _TrialBirth:
+    """A worker that only proves something: in no journal, because its supervisor ends it with us."""
+
+    id: SandboxId
+    directory: Path
+    disk: Path | None = None
+    identity: Identity = field(default_factory=lambda: Identity("sandbox-probe", bytes(16)))
+
+    async def record(self, **facts: str | int) -> None:
+        """Nothing to find again."""

@@ -1,0 +1,183 @@
+"""Which instance a program gets: a language's that waits already, or one made of a file in the sandbox."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import wasmtime
+from wasmtime import WasmtimeError
+from wasmtime.component import Component
+
+from agentkernel.drivers.wasm.engine import new_engine
+from agentkernel.drivers.wasm.programs import Foreign, Kind, program_of
+from agentkernel.drivers.wasm.worker.instances import ABORT, Ended, Instance, Stopped, language_linker, trap_words
+from agentkernel.drivers.wasm.worker.javascript import JavaScript
+from agentkernel.drivers.wasm.worker.run import KILL, Run, run_module
+from agentkernel.drivers.wasm.worker.tree import Tree
+from agentkernel.wire import program
+
+MOST_MODULE_BYTES = 256 << 20
+KNOWN_FLAGS = program.STDIN_OPEN | program.TERMINAL | program.MAKE_CWD
+USERS = frozenset({"", "sandbox", "1000", "1000:1000"})
+HOME = {b"HOME": b"/home/sandbox", b"USER": b"sandbox", b"LOGNAME": b"sandbox"}
+
+
+Runner = Callable[[Instance], Ended]
+"""Has an instance become a language, wait for its program, and run it."""
+
+
+class Language:
+    """Runs source code. One instance waits for a program; when it got one, the next is made."""
+
+    def __init__(self, new: Callable[[], Instance], run: Runner) -> None:
+        self._new_instance, self._run = new, run
+        self._waiting: list[_Prepared] = []
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Have one instance wait, if none does."""
+        with self._lock:
+            if not self._waiting:
+                self._waiting.append(self._new())
+
+    def start(self, run: Run) -> None:
+        """Give it the program: at once, or as soon as one is ready."""
+        with self._lock:
+            prepared = self._waiting.pop() if self._waiting else self._new()
+        prepared.begin(run)
+
+    def _new(self) -> _Prepared:
+        instance = self._new_instance()
+        prepared = _Prepared(instance, lambda: self._run(instance))
+        threading.Thread(target=prepared.live, daemon=True, args=(self.prepare,)).start()
+        return prepared
+
+
+class _Prepared:
+    """An instance on its way to its program."""
+
+    def __init__(self, instance: Instance, act: Callable[[], Ended]) -> None:
+        self._instance = instance
+        self._act = act
+        self._run: Run | None = None
+        self._ended: Ended | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, run: Run) -> None:
+        """This program. An instance that came to nothing before it had one ends it at once."""
+        run.started()
+        with self._lock:
+            self._run, ended = run, self._ended
+        run.begin(self._instance)
+        if ended is not None:
+            run.finished(ended)
+
+    def live(self, prepare_next: Callable[[], None]) -> None:
+        """The thread."""
+        try:
+            ended = self._act()
+        except Stopped:
+            ended = Ended(0, KILL)
+        except WasmtimeError as error:
+            ended = Ended(0, ABORT, trap_words(str(error)))
+        with self._lock:
+            run, self._ended = self._run, ended
+        if run is not None:
+            run.finished(ended)
+        self._instance.close()
+        if run is not None:  # else it would fail again and again
+            prepare_next()
+
+
+class Host:
+    """Starts programs.
+
+    Args:
+        languages: native code of components, by kind.
+    """
+
+    def __init__(self, tree: Tree, memory_bytes: int, languages: dict[Kind, Path]) -> None:
+        self._tree = tree
+        self._memory_bytes = memory_bytes
+        self._engine = new_engine()
+        self._languages = {kind: Language(self._new, self._runner(kind, str(path))) for kind, path in languages.items()}
+        for language in self._languages.values():
+            language.prepare()
+
+    def _new(self) -> Instance:
+        return Instance(self._engine, self._tree.path, self._memory_bytes)
+
+    def _runner(self, kind: Kind, native: str) -> Runner:
+        if kind is Kind.PYTHON:
+            code, linker = Component.deserialize_file(self._engine, native), language_linker(self._engine)
+            return lambda instance: instance.run_language(linker, code)
+        module = wasmtime.Module.deserialize_file(self._engine, native)
+
+        def javascript(instance: Instance) -> Ended:
+            ready = JavaScript(self._engine, module, instance, self._tree)
+            program_given = instance.take()
+            return instance.ended(lambda: ready.run(program_given))
+
+        return javascript
+
+    def start(self, run: Run) -> program.Failed | None:
+        """Begin a program on a thread of its own, or say why not."""
+        request = run.request
+        if request.flags & ~KNOWN_FLAGS:
+            return program.Failed(errno.EINVAL, "flags")
+        if request.flags & program.TERMINAL:
+            return program.Failed(errno.ENOTSUP, "terminal")
+        if request.rlimits:
+            return program.Failed(errno.ENOTSUP, f"rlimit: {request.rlimits[0].resource}")
+        if request.user not in USERS:
+            return program.Failed(errno.EPERM, f"user: {request.user}")
+        if request.flags & program.MAKE_CWD:
+            self._tree.make_directory(request.cwd, 0o755, parents=True)
+        if not self._tree.is_directory(request.cwd):
+            return program.Failed(errno.ENOENT, f"cwd: {request.cwd}")
+        run.request = replace(request, env=_with_home(request.env))
+        name = os.fsdecode(request.argv[0])
+        kind = program_of(name)
+        if isinstance(kind, Foreign):
+            return program.Failed(errno.ENOENT, f"program: {kind}")
+        if kind is Kind.MODULE:
+            return self._start_module(run, name)
+        language = self._languages.get(kind)
+        if language is None:
+            return program.Failed(errno.ENOENT, f"program: {name}")
+        language.start(run)
+        return None
+
+    def _start_module(self, run: Run, name: str) -> program.Failed | None:
+        try:
+            content = self._read(posixpath.join(run.request.cwd, name))
+            folder = self._tree.open(run.request.cwd, os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            return program.Failed(error.errno or errno.EIO, f"program: {name}")
+        instance = self._new()
+        run.begin(instance)
+
+        def live() -> None:
+            run_module(run, instance, content, folder)
+            instance.close()
+
+        threading.Thread(target=live, daemon=True).start()
+        return None
+
+    def _read(self, path: str) -> bytes:
+        with os.fdopen(self._tree.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            content = file.read(MOST_MODULE_BYTES + 1)
+        if len(content) > MOST_MODULE_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        return content
+
+
+def _with_home(env: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    given = {entry.partition(b"=")[0] for entry in env}
+    return env + tuple(name + b"=" + value for name, value in HOME.items() if name not in given)
