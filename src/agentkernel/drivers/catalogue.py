@@ -15,6 +15,7 @@ from agentkernel.drivers.firecracker import FirecrackerDriver
 from agentkernel.drivers.firecracker.driver import Place
 from agentkernel.drivers.gvisor import GvisorDriver
 from agentkernel.drivers.gvisor.trial import Trials
+from agentkernel.drivers.hyperlight.driver import HyperlightDriver
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.drivers.wasm.driver import WasmDriver
@@ -70,5 +71,6 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
             allow_unlimited=settings.allow_unlimited,
         ),
         WasmDriver(artifacts, settings.trials),
+        HyperlightDriver(artifacts, settings.verdicts, settings.trials),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentkernel.drivers.confine import Bind
+from agentkernel.drivers.worker.entry import LIBRARIES, start_of
 from agentkernel.model.errors import Unsupported
 
-LIBRARIES = "/agentkernel/python"
-"""Where the worker finds packages."""
 ROOT = "/tmp/root"  # noqa: S108  # in the sandbox's own mount namespace
 """The sandbox's file tree, in a tmpfs of its own."""
 
@@ -51,8 +50,7 @@ def interpreter(entry: str, packages: Iterable[Path]) -> Interpreter:
     for place in _places(program):
         if not place.is_relative_to("/usr"):
             binds.append(Bind(place, str(place)))
-    start = f"import sys; sys.path.append({LIBRARIES!r}); sys.argv[:1] = []; from {entry} import main; main(sys.argv)"
-    return Interpreter((str(program), "-I", "-S", "-B", "-c", start), tuple(binds))
+    return Interpreter((str(program), "-I", "-S", "-B", "-c", start_of(entry)), tuple(binds))
 
 
 def _places(program: Path) -> list[Path]:

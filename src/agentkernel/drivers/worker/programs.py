@@ -10,7 +10,8 @@ PYTHON_NAMES = frozenset({"python", "python3"})
 JAVASCRIPT_NAMES = frozenset({"js"})
 MODULE_SUFFIX = ".wasm"
 
-PATTERNS = (*sorted(PYTHON_NAMES), *sorted(JAVASCRIPT_NAMES), f"*{MODULE_SUFFIX}")
+LANGUAGES = (*sorted(PYTHON_NAMES), *sorted(JAVASCRIPT_NAMES))
+PATTERNS = (*LANGUAGES, f"*{MODULE_SUFFIX}")
 """What can be run, for who decides before a sandbox is there."""
 
 

@@ -106,6 +106,10 @@ class Run:
             self._line.say(self.number, program.Failed(error, what))
         self._line.ended(self)
 
+    def complain(self, words: bytes) -> None:
+        """Say something on its standard error, in its name."""
+        self._stderr(words)
+
     def finished(self, ended: Ended) -> None:
         """It has ended by itself, or was stopped."""
         self._used_us = max(0, int((time.thread_time() - self._began_s) * 1e6)) if self._began_s else 0
