@@ -45,10 +45,7 @@ GUESTS = {
     Kind.JAVASCRIPT: ("javascript_guest", "js-sandbox.aot"),
 }
 """The package of each language, and its file: code compiled ahead for Hyperlight's own runtime."""
-REMEDY = (
-    "Use a host whose KVM works (hardware virtualisation on, not nested inside another virtual machine without it), or"
-    " the backend wasm, which runs the same languages without a hypervisor at the weaker tier wasm."
-)
+REMEDY = "Use a host where KVM works: hardware virtualisation on, and not inside a virtual machine without it."
 SNIPPET = b"print(6 * 7)"
 
 

@@ -14,12 +14,13 @@ import random
 import sys
 import time
 import types
-from importlib.machinery import ModuleSpec
+from _frozen_importlib import ModuleSpec
 
 _MOST = 9000
 _READ = 128 << 10
 _MODES = {"r", "w", "a", "x"}
 _ENDS = ("leave", "code")
+_OURS = globals()
 _call = call_tool
 
 
@@ -281,7 +282,7 @@ def _report(error, seen=()):
     trace, frames = error.__traceback__, []
     while trace is not None:
         code = trace.tb_frame.f_code
-        if code.co_filename in _State.sources:
+        if trace.tb_frame.f_globals is not _OURS and code.co_filename in _State.sources:
             frames.append((code.co_filename, trace.tb_lineno, code.co_name))
         trace = trace.tb_next
     if frames:

@@ -116,7 +116,7 @@ class Answers:
         flags = FLAGS[mode[0]]
         if "+" in mode:
             flags = flags & ~os.O_WRONLY | os.O_RDWR
-        number = self.tree.open(path, flags | os.O_NONBLOCK, 0o644)
+        number = self.tree.open(path, flags | os.O_NONBLOCK, 0o644 if flags & os.O_CREAT else 0)
         if stat.S_ISDIR(os.fstat(number).st_mode):
             os.close(number)
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
