@@ -114,6 +114,37 @@ async def test_chance_is_not_restored(guest: Guest) -> None:
         assert len(set(said)) == 3, said
 
 
+HAS = """
+abc binascii bisect collections dataclasses datetime decimal enum errno functools hashlib heapq io itertools json math
+operator os random re struct sys time types typing unicodedata zlib
+""".split()  # noqa: SIM905
+LACKS = """
+argparse asyncio base64 contextlib csv email html inspect logging pathlib pickle shutil socket sqlite3 statistics
+string subprocess tempfile textwrap threading traceback unittest urllib.parse uuid warnings xml.etree.ElementTree
+""".split()  # noqa: SIM905
+
+
+async def test_what_its_library_has_and_lacks_is_what_limitations_says(guest: Guest) -> None:
+    source = f"""
+for name in {HAS + LACKS}:
+    try: __import__(name)
+    except ImportError: print('-' + name, end=' ')
+    else: print(name, end=' ')
+"""
+    ran = await run(guest, "python3", "-c", source)
+    assert ran.text.split() == HAS + [f"-{name}" for name in LACKS], ran.stderr
+
+
+async def test_what_it_has_under_public_names_works(guest: Guest) -> None:
+    source = """
+import datetime, struct, decimal, bisect, hashlib
+print(datetime.date(2024, 2, 29) + datetime.timedelta(1), struct.pack('>H', 258), decimal.Decimal('0.1') * 3)
+print(bisect.bisect([1, 2, 3], 2), hashlib.sha256(b'').hexdigest()[:8], hashlib.new('md5', b'').hexdigest()[:8])
+"""
+    ran = await run(guest, "python3", "-c", source)
+    assert ran.text == "2024-03-01 b'\\x01\\x02' 0.3\n2 e3b0c442 d41d8cd9", ran.stderr
+
+
 async def test_other_programs_are_refused_with_what_runs_here(guest: Guest) -> None:
     for name in ("bash", "app.wasm"):
         with pytest.raises(Unsupported) as refusal:

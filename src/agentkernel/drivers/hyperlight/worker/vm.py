@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
 def prelude(kind: Kind) -> str:
     """What a machine runs before its snapshot is taken."""
     if kind is Kind.PYTHON:
-        return (GUESTS / "python.py").read_text()
+        return (GUESTS / "python.py").read_text() + (GUESTS / "library.py").read_text()
     return (GUESTS / "javascript.js").read_text().replace("PRELUDE", PRELUDE.read_text().rstrip().rstrip(";"))
 
 
