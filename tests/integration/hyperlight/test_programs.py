@@ -115,12 +115,13 @@ async def test_chance_is_not_restored(guest: Guest) -> None:
 
 
 HAS = """
-abc binascii bisect collections dataclasses datetime decimal enum errno functools hashlib heapq io itertools json math
+abc binascii bisect collections dataclasses datetime enum errno functools hashlib heapq io itertools json math
 operator os random re struct sys time types typing unicodedata zlib
 """.split()  # noqa: SIM905
 LACKS = """
-argparse asyncio base64 contextlib csv email html inspect logging pathlib pickle shutil socket sqlite3 statistics
-string subprocess tempfile textwrap threading traceback unittest urllib.parse uuid warnings xml.etree.ElementTree
+argparse asyncio base64 contextlib csv decimal email html inspect logging pathlib pickle shutil socket sqlite3
+statistics string subprocess textwrap threading traceback unittest urllib.parse
+uuid warnings xml.etree.ElementTree tempfile
 """.split()  # noqa: SIM905
 
 
@@ -137,12 +138,12 @@ for name in {HAS + LACKS}:
 
 async def test_what_it_has_under_public_names_works(guest: Guest) -> None:
     source = """
-import datetime, struct, decimal, bisect, hashlib
-print(datetime.date(2024, 2, 29) + datetime.timedelta(1), struct.pack('>H', 258), decimal.Decimal('0.1') * 3)
+import datetime, struct, bisect, hashlib
+print(datetime.date(2024, 2, 29) + datetime.timedelta(1), struct.pack('>H', 258))
 print(bisect.bisect([1, 2, 3], 2), hashlib.sha256(b'').hexdigest()[:8], hashlib.new('md5', b'').hexdigest()[:8])
 """
     ran = await run(guest, "python3", "-c", source)
-    assert ran.text == "2024-03-01 b'\\x01\\x02' 0.3\n2 e3b0c442 d41d8cd9", ran.stderr
+    assert ran.text == "2024-03-01 b'\\x01\\x02'\n2 e3b0c442 d41d8cd9", ran.stderr
 
 
 async def test_other_programs_are_refused_with_what_runs_here(guest: Guest) -> None:

@@ -81,7 +81,7 @@ class HyperlightDriver(Driver):
         if not KVM.exists():
             return Readiness(usable=False, reason=hardware_hint() or f"there is no {KVM}", remedy=REMEDY)
         version = importlib.metadata.version(DISTRIBUTION)
-        path = verdict_file(self._verdicts, "hyperlight", (version, *(str(code) for code in codes.values())))
+        path = verdict_file(self._verdicts, "hyperlight", (_digest(codes),))
         async with self._trying:
             kept = read_verdict(path)
             if kept is None or "reason" not in kept:
@@ -150,7 +150,10 @@ def _codes() -> dict[Kind, Path]:
 def _digest(codes: Mapping[Kind, Path]) -> Digest:
     """Names all that a sandbox is made from."""
     facts = [importlib.metadata.version(DISTRIBUTION), *(str(code.stat().st_size) for code in codes.values())]
-    return Digest(hashlib.sha256(" ".join(facts).encode()).hexdigest())
+    made = hashlib.sha256(" ".join(facts).encode())
+    for prelude in sorted((Path(__file__).parent / "guests").glob("*.*")):
+        made.update(prelude.read_bytes())
+    return Digest(made.hexdigest())
 
 
 def _confinement(codes: Mapping[Kind, Path], spec: BootSpec, birth: Birth, link: int) -> Confinement:

@@ -20,12 +20,12 @@
     input: () => ask("input_text"),
   };
   const call = (PRELUDE)((what, ...rest) => acts[what](...rest));
-  const console = globalThis.console; // the guest's own runtime puts its own there before every run
+  const console = { ...globalThis.console }; // the guest's runtime puts functions of its own there before every run
   const AsyncFunction = (async () => {}).constructor;
 
   globalThis.__agentkernel = async () => {
     delete globalThis.__agentkernel;
-    globalThis.console = console;
+    globalThis.console = { ...console };
     const told = ask("program");
     let code = 0;
     try {

@@ -3,7 +3,7 @@
 import _bisect
 import _blake2
 import _datetime
-import _decimal
+import _heapq
 import _md5
 import _sha1
 import _sha3
@@ -38,8 +38,8 @@ def _new_hash(name, data=b"", **options):
 
 
 _module("datetime", [_datetime, {"UTC": _datetime.timezone.utc, "MINYEAR": 1, "MAXYEAR": 9999}])
+_module("heapq", [_heapq])
 _module("struct", [_struct])
-_module("decimal", [_decimal])
 _module("bisect", [_bisect, {"bisect": _bisect.bisect_right, "insort": _bisect.insort_right}])
 _module(
     "hashlib",
