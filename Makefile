@@ -34,7 +34,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python tools/reference.py --check
 
-# Five minutes on two cores. Each prints a table, and leaves its record and the picture in benchmarks/out/.
+# A quarter of an hour or more on two cores, most of it in the two that compare tiers. Each prints a table, and leaves its record and the picture in benchmarks/out/.
 bench: $(VENV)/.bench native
 	$(BIN)/python benchmarks/exec.py
 	$(BIN)/python benchmarks/daemon.py
@@ -45,6 +45,8 @@ bench: $(VENV)/.bench native
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/wasm.py
+	$(BIN)/python benchmarks/tiers.py
+	$(BIN)/python benchmarks/neighbour.py --seconds 4
 	$(BIN)/python benchmarks/plot.py
 
 docs: $(VENV)/.dev

@@ -76,6 +76,10 @@ class Report:
         """Of a row that was added."""
         return next(float(row["p50"]) for row in self.rows if row["name"] == name)
 
+    def least(self, name: str) -> float:
+        """Minimum of a row that was added."""
+        return next(float(row["min"]) for row in self.rows if row["name"] == name)
+
     def finish(self, *, as_json: bool) -> None:
         """Print, and keep the record."""
         record = {"benchmark": self.benchmark, "machine": machine(), "rows": self.rows, "notes": self.notes}

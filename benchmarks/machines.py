@@ -39,6 +39,7 @@ class Birth:
     stages: Stages
     commit: Callable[..., Any]
     facts: dict[str, str | int] = field(default_factory=dict)
+    disk: Path | None = None
 
     async def record(self, **facts: str | int) -> None:
         """Commit what the driver says, and keep it."""

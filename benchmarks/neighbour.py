@@ -8,10 +8,10 @@ import time
 from contextlib import suppress
 
 from common import Daemon, Report, arguments, daemon, say, timed_ms
+from engines import COMMAND, engines
 
 from agentkernel.client import Connection, DaemonError
 
-COMMAND = ["/bin/busybox", "true"]
 BACKENDS = ("firecracker", "docker", "podman", "gvisor")
 """In the words of requests; of one that does not work here the table says why."""
 
@@ -33,7 +33,8 @@ def main() -> None:
     """Measure and print."""
     options = arguments(__doc__, rounds=100, seconds=8)
     report = Report("neighbour")
-    with daemon(min_warm=0) as running:
+    with engines() as found, daemon(min_warm=0, config=f"max_warm = 0\n{found.config()}") as running:
+        report.notes += found.why_not
         for backend in BACKENDS:
             try:
                 _backend(report, running, backend, options.rounds, options.seconds)

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
@@ -26,6 +27,8 @@ hypothesis.settings.load_profile("fast")
 
 KEPT_ROOTS: set[int] = set()
 """Processes that a session's fixture keeps on purpose; what they start is theirs."""
+AT_SESSION_END = ExitStack()
+"""What tests share until then."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +47,8 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Remove that folder."""
+    """End what tests shared, and remove that folder."""
+    AT_SESSION_END.close()
     shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
 
 

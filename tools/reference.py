@@ -13,11 +13,15 @@ import click
 
 from agentkernel.cli.commands import main as cold
 from agentkernel.cli.hot import HELP
+from agentkernel.drivers.catalogue import ABOUT, Settings, catalogue
 from agentkernel.images.recipe import Cookbook
+from agentkernel.images.store import Store
 from agentkernel.model import errors as model_errors
 from agentkernel.model.errors import DOORS, AgentkernelError
+from agentkernel.model.kinds import Feature
 from agentkernel.policy.config import KEYS, Key, Project
 from agentkernel.policy.presets import PRESETS, RUNTIME_OF_PROGRAM
+from agentkernel.protocol.words import wire_backend
 
 FOLDER = Path(__file__).parents[1] / "docs/reference"
 ISOLATION = Path(__file__).parents[1] / "tests/security/isolation"
@@ -234,6 +238,41 @@ def isolation() -> Iterator[str]:
         yield "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1)) or "No exceptions."
 
 
+def drivers() -> Iterator[str]:
+    """What each driver declares, and what it was tested against."""
+    yield "# Drivers"
+    yield (
+        "What the drivers declare of themselves; `agentkernel doctor` tries them, and says which of it holds on your "
+        "host. *Wire* is the protocol's word (`backend`), behind it that of `vmm`. The tier is the strongest that "
+        "works. Which backend to take: [the guide](../guide/backends.md)."
+    )
+    made = catalogue(Store({"HOME": "/nowhere"}), Settings({}, Path("/nowhere"), Path("/nowhere")))
+    names = {which: str(which[1] or which[0]) for which in made}
+    yield "| driver | makes | wire | tiers | needs |\n|---|---|---|---|---|"
+    for which, about in ABOUT.items():
+        wire = f"`{wire_backend(which[0])}`" + (f" `{which[1]}`" if which[1] else "")
+        yield _row(f"`{names[which]}`", about.makes, wire, " ".join(f"`{tier}`" for tier in about.tiers), about.needs)
+    yield "## Tested against"
+    yield "| driver | tested against | cannot |\n|---|---|---|"
+    for which, about in ABOUT.items():
+        yield _row(f"`{names[which]}`", about.tested, about.lacks)
+    yield "## Features"
+    yield (
+        "A request for a feature that a driver does not declare is refused as `unsupported`, and held to that by "
+        "`tests/conformance`. What no driver declares is not in the table: "
+        + ", ".join(
+            f"`{feature}`" for feature in Feature if not any(feature in one.capabilities for one in made.values())
+        )
+        + "."
+    )
+    yield f"| feature | {' | '.join(f'`{name}`' for name in names.values())} |\n|{'---|' * (len(names) + 1)}"
+    for feature in Feature:
+        if any(feature in driver.capabilities for driver in made.values()):
+            has = ("yes" if feature in driver.capabilities else "-" for driver in made.values())
+            yield _row(f"`{feature}`", *has)
+    yield "What each feature means: `Feature` in `src/agentkernel/model/kinds.py`."
+
+
 def _held(row: dict[str, Any], tier: str, breaches: list[str] | None, notes: list[str]) -> str:
     """One cell, and where something was found, its note."""
     if breaches is None:
@@ -269,6 +308,7 @@ def pages() -> dict[str, str]:
         "errors.md": page(errors()),
         "runtimes.md": page(runtimes()),
         "isolation.md": page(isolation()),
+        "drivers.md": page(drivers()),
     }
 
 

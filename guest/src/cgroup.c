@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "paths.h"
@@ -17,12 +18,24 @@
 #define TOP "/sys/fs/cgroup"
 #define ALL TOP "/agentkernel"
 #define PATH_BYTES 96u
+/* Most that a list of processes is read of at once: the next look at it finds the rest. */
+#define LIST_BYTES 4096u
+#define ROUNDS_MOST 100
+#define MOMENT_NS 1000000
 
+static const char *counted = ALL; /* the group whose processes are limited */
+static const char *parent = ALL; /* where commands have their groups */
 static uint32_t ourselves; /* how many of those that count are no command's */
 
 static void name_of(char path[PATH_BYTES], uint64_t number, const char *file)
 {
-    snprintf(path, PATH_BYTES, ALL "/%" PRIu64 "%s", number, file);
+    snprintf(path, PATH_BYTES, "%s/%" PRIu64 "%s", parent, number, file);
+}
+
+static const char *in_counted(char path[PATH_BYTES], const char *file)
+{
+    snprintf(path, PATH_BYTES, "%s/%s", counted, file);
+    return path;
 }
 
 /* What programs, and their files in memory, may take together. Where they may take everything, the kernel drops the pages of all that runs
@@ -61,18 +74,30 @@ bool cgroup_prepare(void)
     return error == 0;
 }
 
-bool cgroup_prepare_limit(void)
+static bool mount_hierarchy(const char *controller)
 {
-    if (mount("cgroup", TOP, "cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, "pids") != 0 || mkdir(ALL, 0755) != 0)
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, TOP "/%s", controller);
+    return mkdir(path, 0755) == 0 && mount("cgroup", path, "cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, controller) == 0;
+}
+
+bool cgroup_prepare_gvisor(void)
+{
+    char path[PATH_BYTES];
+    counted = TOP "/pids/agentkernel";
+    parent = TOP "/job";
+    if (mount("cgroup", TOP, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755") != 0 || !mount_hierarchy("pids") ||
+        !mount_hierarchy("job") || mkdir(counted, 0755) != 0)
         return false;
     ourselves = 1;
-    return file_store(ALL "/cgroup.procs", "0") == 0;
+    return file_store(in_counted(path, "cgroup.procs"), "0") == 0;
 }
 
 int cgroup_limit_processes(uint32_t most)
 {
+    char path[PATH_BYTES];
     char text[16] = "max";
-    return file_store(ALL "/pids.max", most > 0 ? decimal(text, most + ourselves) : text);
+    return file_store(in_counted(path, "pids.max"), most > 0 ? decimal(text, most + ourselves) : text);
 }
 
 static bool read_number(const char *path, uint32_t *value)
@@ -88,16 +113,18 @@ static bool read_number(const char *path, uint32_t *value)
 
 uint32_t cgroup_processes(void)
 {
+    char path[PATH_BYTES];
     uint32_t count = 0;
-    if (read_number(ALL "/pids.current", &count) && count >= ourselves)
+    if (read_number(in_counted(path, "pids.current"), &count) && count >= ourselves)
         count -= ourselves;
     return count;
 }
 
 bool cgroup_is_full(void)
 {
+    char path[PATH_BYTES];
     uint32_t most;
-    return read_number(ALL "/pids.max", &most) && cgroup_processes() + ourselves >= most;
+    return read_number(in_counted(path, "pids.max"), &most) && cgroup_processes() + ourselves >= most;
 }
 
 int cgroup_make(uint64_t number)
@@ -110,28 +137,37 @@ int cgroup_make(uint64_t number)
     return open(path, O_WRONLY | O_CLOEXEC);
 }
 
-/* Kernels before 5.14 have no cgroup.kill: freeze, so that nothing forks away, then one by one. */
-static void kill_one_by_one(uint64_t number)
+/* Everything listed gets the signal; false when nothing is. */
+static bool signal_listed(uint64_t number, int signal)
 {
     char path[PATH_BYTES];
-    char text[4096];
-    name_of(path, number, "/cgroup.freeze");
-    file_store(path, "1");
-    for (int round = 0; round < 100; round++) {
-        char list[PATH_BYTES];
-        name_of(list, number, "/cgroup.procs");
-        size_t length = file_load(list, text, sizeof text - 1);
-        text[length] = 0;
-        if (length == 0)
+    char text[LIST_BYTES];
+    name_of(path, number, "/cgroup.procs");
+    size_t length = file_load(path, text, sizeof text - 1);
+    text[length] = 0;
+    for (char *at = text; *at != 0;) {
+        char *end;
+        pid_t pid = (pid_t)strtol(at, &end, 10);
+        if (pid > 1)
+            kill(pid, signal);
+        if (end == at || *end == 0)
             break;
-        for (char *at = text; *at != 0; at++) {
-            pid_t pid = (pid_t)strtol(at, &at, 10);
-            if (pid > 1)
-                kill(pid, SIGKILL);
-            if (*at == 0)
-                break;
-        }
+        at = end + 1;
     }
+    return length > 0;
+}
+
+/* Where there is no cgroup.kill (kernels before 5.14, gVisor): freeze or stop them, so that nothing forks away, then one by one. */
+static void kill_one_by_one(uint64_t number)
+{
+    const struct timespec moment = {.tv_nsec = MOMENT_NS};
+    char path[PATH_BYTES];
+    name_of(path, number, "/cgroup.freeze");
+    if (file_store(path, "1") != 0)
+        for (int round = 0; round < 2; round++)
+            signal_listed(number, SIGSTOP);
+    for (int round = 0; round < ROUNDS_MOST && signal_listed(number, SIGKILL); round++)
+        nanosleep(&moment, NULL);
     file_store(path, "0");
 }
 

@@ -111,7 +111,7 @@ static bool greet(const struct frame *frame)
         return true;
     }
     struct identity done = identity_take(&hello);
-    if ((place.cgroup || place.limited) && cgroup_limit_processes(hello.pids) != 0)
+    if (place.cgroup && cgroup_limit_processes(hello.pids) != 0)
         say("agent: the limit of processes could not be set");
     session.greeted = true;
     welcome(&done);
@@ -150,7 +150,7 @@ static bool pong(const struct frame *frame)
         return false;
     struct writer w = writer_of(bytes, sizeof bytes);
     put_u64(&w, nonce);
-    put_u32(&w, place.cgroup ? cgroup_processes() : tree_count());
+    put_u32(&w, place.machine && place.cgroup ? cgroup_processes() : tree_count());
     put_u64(&w, meminfo_kib("MemAvailable:"));
     put_u32(&w, open_channels());
     out_frame(&session.out, 0, PONG, &w);

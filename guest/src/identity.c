@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -119,6 +120,19 @@ static void set_machine_id(const uint8_t *id)
     file_replace(path, line, 0444);
 }
 
+static size_t new_uuid(char line[64])
+{
+    size_t length = file_load("/proc/sys/kernel/random/uuid", line, 63);
+    uint8_t b[16];
+    if (length > 0 || getrandom(b, sizeof b, 0) != (ssize_t)sizeof b)
+        return length;
+    /* gVisor has no such file. Version 4, as in RFC 9562. */
+    b[6] = (uint8_t)((b[6] & 0x0f) | 0x40);
+    b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
+    return (size_t)snprintf(line, 64, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x\n", b[0], b[1], b[2], b[3], b[4],
+                            b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+}
+
 /* The kernel draws its boot id once, so every clone of a template would show the same. A file with another one is laid over it; written in
  * place afterwards, because the mount holds that very file. */
 static void set_boot_id(void)
@@ -127,9 +141,9 @@ static void set_boot_id(void)
     static const char shown[] = "/proc/sys/kernel/random/boot_id";
     char path[256];
     char line[64];
-    if (!place.machine || !place.run_directory)
+    if (!place.mounts || !place.run_directory)
         return;
-    size_t length = file_load("/proc/sys/kernel/random/uuid", line, sizeof line - 1);
+    size_t length = new_uuid(line);
     snprintf(path, sizeof path, "%s/boot_id", place.run_directory);
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0444);
     if (fd < 0)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cgroup.h"
+#include "confinement.h"
 #include "exec.h"
 #include "files.h"
 #include "init.h"
@@ -20,6 +21,7 @@
 #include "paths.h"
 #include "place.h"
 #include "session.h"
+#include "spawn.h"
 #include "transport.h"
 
 #define FLUSH_MS 2000
@@ -69,15 +71,19 @@ static void prepare_signals(struct source *signals)
     sigaddset(&heard, SIGCHLD);
     sigaddset(&heard, SIGTERM);
     sigaddset(&heard, SIGINT);
-    /* Whoever started us may have ignored SIGCHLD, and then nobody could be waited for. */
-    signal(SIGCHLD, SIG_DFL);
+    /* Whoever started us may have ignored SIGCHLD, and then nobody could be waited for; and 64 calls for each command are too many. */
+    spawn_reset_signals();
     signals->fd = signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
     signals->ready = signal_ready;
     loop_watch(signals, EPOLLIN);
 }
 
-static void raise_descriptor_limit(void)
+/* Of what a container's commands get from us. Processes are the control group's to bound: the other limit counts an uid's, in all containers together. */
+static void bound_descriptors_and_cores(void)
 {
+    struct rlimit none = {0, 0};
+    if (!place.machine && !place.root)
+        setrlimit(RLIMIT_CORE, &none); /* a core's file, or the host's program for cores, is the host's business */
     struct rlimit limit;
     struct rlimit wanted = {DESCRIPTORS_WANTED, DESCRIPTORS_WANTED};
     if (setrlimit(RLIMIT_NOFILE, &wanted) == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0)
@@ -142,7 +148,8 @@ static void run(void)
 
 static int usage(void)
 {
-    say("usage: agent [--run-directory DIRECTORY] --stdio | --socket PATH     (without arguments: as PID 1 of a machine)");
+    say("usage: agent [--run-directory DIRECTORY] --stdio | --socket PATH     (without arguments: as PID 1 of a machine)\n"
+        "       agent --confinement [PATH...]     (says how the kernel holds it)");
     return 2;
 }
 
@@ -150,6 +157,8 @@ int main(int argc, char **argv)
 {
     struct source signals = {.fd = -1};
     int at = 1;
+    if (argc > 1 && strcmp(argv[1], "--confinement") == 0)
+        return confinement_report(argv + 2);
     place.pid1 = getpid() == 1;
     place.root = geteuid() == 0;
     place.run_directory = place.pid1 ? "/run/agentkernel" : NULL;
@@ -169,12 +178,12 @@ int main(int argc, char **argv)
     else
         syscall(SYS_close_range, 3u, ~0u, 0u);
     if (!place.machine && place.pid1 && place.root)
-        place.limited = cgroup_prepare_limit();
-    place.mounts = place.machine || place.limited;
+        place.gvisor = place.cgroup = cgroup_prepare_gvisor();
+    place.mounts = place.machine || place.gvisor;
     if (place.run_directory)
         mkdir(place.run_directory, 0755);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
-    raise_descriptor_limit();
+    bound_descriptors_and_cores();
     loop_prepare();
     prepare_signals(&signals);
     session_prepare();
@@ -184,6 +193,9 @@ int main(int argc, char **argv)
             init_power_off();
         return 1;
     }
+    /* gVisor lets whoever is inside open the host's descriptors by way of /proc/1/fd: this one ends in what the daemon reads of a dead sandbox. */
+    if (place.gvisor)
+        dup2(0, 2);
     run();
     finish();
     return 0;

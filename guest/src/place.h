@@ -10,7 +10,7 @@ struct place {
     bool root;
     bool mounts; /* a kernel of our own, a machine's or gVisor's: what is mounted here stays here */
     bool cgroup; /* commands get cgroups */
-    bool limited; /* a cgroup limits how many processes commands have together; they have none of their own */
+    bool gvisor; /* in a sandbox of gVisor's */
     unsigned command_oom_score; /* so that a container out of memory loses commands before its agent */
     const char *transport;
     const char *run_directory; /* where `generation` is kept; NULL for nowhere */

@@ -35,16 +35,11 @@ static void fail(struct spawn *s, enum step step)
     _exit(127);
 }
 
-/* By the system call: the C library refuses to touch the two signals that it keeps for itself, and one of them arrives ignored from whoever was
- * started by glibc's posix_spawn (make, for one). All zero is the default in the kernel's structure, whatever its order. */
-static void reset_signals(void)
+void spawn_reset_signals(void)
 {
     static const uint64_t plain[4];
-    sigset_t none;
     for (int number = 1; number <= LAST_SIGNAL; number++)
         syscall(SYS_rt_sigaction, number, plain, NULL, sizeof(uint64_t));
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
 static void become(struct spawn *s)
@@ -127,6 +122,7 @@ static bool holds_long_text(const struct spawn *s)
 static int child(void *argument)
 {
     struct spawn *s = argument;
+    sigset_t none;
     setsid();
     if (s->cgroup >= 0 && write(s->cgroup, "0\n", 2) != 2)
         fail(s, STEP_CGROUP);
@@ -144,7 +140,8 @@ static int child(void *argument)
     if (chdir(s->cwd) != 0)
         fail(s, STEP_CWD);
     umask(022);
-    reset_signals();
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
     execute(s);
     if (errno == ENAMETOOLONG && holds_long_text(s))
         errno = E2BIG;

@@ -36,6 +36,10 @@ struct spawn {
     unsigned resource; /* the limit that failed */
 };
 
+/* Once, at the start: what is ignored here would be inherited. By the system call: the C library refuses to touch the two signals that it keeps
+ * for itself, and one of them arrives ignored from whoever was started by glibc's posix_spawn (make, for one). All zero is the default in the
+ * kernel's structure, whatever its order. */
+void spawn_reset_signals(void);
 /* The pid, or -1 with step and error set. */
 pid_t spawn(struct spawn *s);
 const char *step_name(enum step step);

@@ -147,7 +147,7 @@ static int launch(struct spawn *s, struct kept *kept, uint64_t *cgroup)
     s->cgroup = -1;
     s->step = STEP_FORK;
     s->error = EAGAIN;
-    if (runs_are_full() || ((place.cgroup || place.limited) && cgroup_is_full()))
+    if (runs_are_full() || (place.cgroup && cgroup_is_full()))
         return -1;
     if (!place.cgroup)
         return keeper_start(kept, s);
@@ -235,7 +235,7 @@ void prepare_and_start(struct channel *channel, struct exec_request *request)
         .cwd = request->cwd,
         .user = &user,
         .change_user = place.root,
-        .shield = place.mounts && !place.machine,
+        .shield = place.gvisor,
         .reset_oom = place.machine,
         .oom_score = place.command_oom_score,
         .limits = limits,

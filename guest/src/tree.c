@@ -19,6 +19,8 @@
 struct process {
     pid_t pid;
     pid_t parent;
+    pid_t group;
+    pid_t session;
     bool gone;
     bool ours;
 };
@@ -26,7 +28,7 @@ struct process {
 static struct process table[PROCESSES_MOST];
 static pid_t stopped[PROCESSES_MOST];
 
-/* Fields 3 and 4 of /proc/PID/stat; the name before them may hold anything, so they begin after the last ')'. */
+/* Fields 3 to 6 of /proc/PID/stat; the name before them may hold anything, so they begin after the last ')'. */
 static bool look(const char *pid, struct process *process)
 {
     char path[32];
@@ -45,7 +47,10 @@ static bool look(const char *pid, struct process *process)
         return false;
     process->pid = (pid_t)strtol(pid, NULL, 10);
     process->gone = end[2] == 'Z' || end[2] == 'X';
-    process->parent = (pid_t)strtol(end + 4, NULL, 10);
+    char *next;
+    process->parent = (pid_t)strtol(end + 4, &next, 10);
+    process->group = (pid_t)strtol(next, &next, 10);
+    process->session = (pid_t)strtol(next, NULL, 10);
     process->ours = false;
     return true;
 }
@@ -103,6 +108,15 @@ static bool was_stopped(pid_t pid, size_t count)
     return false;
 }
 
+/* To it, and in one stroke to all of its group, those included that it has just forked: one at a time, a bomb is as quick as we are, and where it
+ * has made us slow, quicker. Only a command's descendants are in its sessions' groups. */
+static void signal_all(const struct process *process, int number)
+{
+    kill(process->pid, number);
+    if (process->group > 1 && process->session != getsid(0))
+        kill(-process->group, number);
+}
+
 static bool stop_new(pid_t root, size_t *known)
 {
     size_t count = scan();
@@ -110,7 +124,7 @@ static bool stop_new(pid_t root, size_t *known)
     mark_below(root, count);
     for (size_t i = 0; i < count; i++)
         if (table[i].ours && !table[i].gone && !was_stopped(table[i].pid, *known) && *known < PROCESSES_MOST) {
-            kill(table[i].pid, SIGSTOP);
+            signal_all(&table[i], SIGSTOP);
             stopped[(*known)++] = table[i].pid;
             found = true;
         }
@@ -124,7 +138,7 @@ static bool kill_found(pid_t root)
     mark_below(root, count);
     for (size_t i = 0; i < count; i++)
         if (table[i].ours && !table[i].gone) {
-            kill(table[i].pid, SIGKILL);
+            signal_all(&table[i], SIGKILL);
             found = true;
         }
     return found;

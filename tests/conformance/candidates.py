@@ -12,6 +12,7 @@ from typing import Protocol
 
 from agentkernel.drivers.contract import Driver
 from agentkernel.drivers.hyperlight.driver import HyperlightDriver
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.drivers.wasm.driver import WasmDriver
 from agentkernel.images.store import Store
 from agentkernel.model.ids import Digest
@@ -122,7 +123,7 @@ def wasm_spec(_store: Store, **changes: int) -> BootSpec:
 
 def hyperlight_driver(store: Store) -> HyperlightDriver:
     """The driver as the daemon makes it."""
-    return HyperlightDriver(store, store.data / "readiness", store.state / "trials")
+    return HyperlightDriver(store, Trials(store.data / "readiness", store.state / "trials"))
 
 
 def hyperlight_spec(_store: Store, **changes: int) -> BootSpec:

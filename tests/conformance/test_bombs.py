@@ -38,7 +38,11 @@ BOMBS = {
     ),
     "zombies": ("perl", "-e", "for (1..24) { fork or exit } sleep 1000", MARK),
     "orphans": ("perl", "-e", "while (1) { my $pid = fork; if (defined $pid && !$pid) { fork; exit } wait }", MARK),
-    "inodes": ("sh", "-c", f"mkdir {FOLDER}; i=0; while :; do i=$((i+1)); : > {FOLDER}/$i; done; : {MARK}"),
+    "inodes": (
+        "sh",
+        "-c",
+        f"mkdir {FOLDER}; i=0; while :; do i=$((i+1)); {{ true > {FOLDER}/$i; }} 2>/dev/null; done; : {MARK}",
+    ),
 }
 FORKING = {"forks", "orphans"}
 """Where the limit of processes does not hold inside (`Feature.PIDS_INSIDE`), these may end their sandbox."""

@@ -135,7 +135,7 @@ def test_the_user_may_be_root_where_that_is_declared_and_nobody_unknown(daemon: 
         (b'{"cmd":"exec","runtime":"base","command":["ls"],"cwd":"relative"}\n', "invalid", "cwd"),
         (b'{"cmd":"exec","runtime":"base","command":["ls"],"network":"open"}\n', "unsupported", "network"),
         (b'{"cmd":"exec","runtime":"base","command":["ls"],"profile":"permissive"}\n', "unsupported", "profile"),
-        (b'{"cmd":"exec","command":["ls"],"image":"alpine"}\n', "unsupported", "images"),
+        (b'{"cmd":"exec","command":["ls"],"image":"alpine"}\n', "invalid", "registry"),
         (b'{"cmd":"exec","runtime":"base","command":["ls"],"image":"alpine"}\n', "invalid", "exclude"),
         (b'{"cmd":"exec","runtime":"base","command":["ls"],"vmm":"firecracker"}\n', "unsupported", "firecracker"),
         (b'{"cmd":"exec","runtime":"base","command":["ls"],"backend":"docker"}\n', "unsupported", "docker"),

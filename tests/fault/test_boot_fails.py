@@ -11,8 +11,8 @@ import pytest
 
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.qemu import driver as driver_module
-from agentkernel.drivers.qemu.accelerator import Verdicts
 from agentkernel.drivers.qemu.machine import Accelerator
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.images import cpio
 from agentkernel.images.store import Store
 from agentkernel.model.errors import Broken
@@ -27,7 +27,7 @@ PROMPT_S = 60.0
 
 
 def driver_over(artifacts: Tampered) -> QemuDriver:
-    return QemuDriver(artifacts, Verdicts(artifacts.store.data / "readiness", artifacts.store.state / "trials"))
+    return QemuDriver(artifacts, Trials(artifacts.store.data / "readiness", artifacts.store.state / "trials"))
 
 
 async def fails(artifacts: Tampered, place: Path, words: str, **sizes: int) -> str:

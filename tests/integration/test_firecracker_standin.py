@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import os
 import platform
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import anyio
 import pytest
 from tests.support.contracts import FIRECRACKER, Published, contract
 from tests.support.firecracker_standin import FirecrackerStandIn
+from tests.support.layers import Image, member, tar, write_layout
 from tests.support.machines import Cradle, alive, cradle, prepare, run, settles, store_at, unprepared
 
 from agentkernel.drivers.firecracker import FirecrackerDriver, api
@@ -21,8 +23,9 @@ from agentkernel.drivers.firecracker import driver as driver_module
 from agentkernel.drivers.firecracker.driver import Place
 from agentkernel.drivers.firecracker.jail import PARENT_CGROUP, this_hosts_cgroups
 from agentkernel.drivers.vmm.coming_up import NO_ROOT
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.images.store import Store
-from agentkernel.model.errors import AgentkernelError, Broken, Busy, Unsupported
+from agentkernel.model.errors import AgentkernelError, Broken, Busy, NotFound, Unsupported
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.spec import BootSpec
 
@@ -58,8 +61,12 @@ def driver(standin: FirecrackerStandIn, store: Store, tmp_path: Path) -> Firecra
 
 
 def driver_of(standin: FirecrackerStandIn, store: Store, place: Path) -> FirecrackerDriver:
-    where = Place(str(standin.program), {}, None, place / "verdicts", place / "trials", hardware=lambda: "")
-    return FirecrackerDriver(store, where)
+    where = Place(str(standin.program), {}, None, hardware=lambda: "")
+    return FirecrackerDriver(store, where, Trials(place / "verdicts", place / "trials"))
+
+
+async def untold(_line: str) -> None:
+    """Nobody listens."""
 
 
 def small(**changes: object) -> BootSpec:
@@ -155,6 +162,26 @@ async def test_a_machine_with_its_disks_is_asked_for_whole_and_its_disk_mounted_
         async with driver.boot(whole(store), birth):
             pass
     assert standin.names() == [*WITH_DISKS, "PUT /actions"]
+
+
+async def test_an_image_by_name_is_unpacked_and_becomes_the_machines_root(
+    standin: FirecrackerStandIn, driver: FirecrackerDriver, birth: Cradle, store: Store, tmp_path: Path
+) -> None:
+    name = write_layout(Image([tar(member("hello", b"of the image"))], {"Cmd": ["/hello"]}), tmp_path / "layout")
+    facts = await driver.image(name, untold)
+    try:
+        assert facts.command == ("/hello",)
+        spec = small(runtime="", image=facts.digest, image_name=name)
+        async with driver.boot(spec, birth):
+            asked = {path: body for _, path, body in standin.requests()}["/drives/root"]
+            assert asked is not None
+            assert (asked["is_root_device"], asked["is_read_only"]) == (False, True)
+            given = birth.directory / "firecracker" / birth.id / "root" / str(asked["path_on_host"])
+            assert filecmp.cmp(given, await store.root(facts.digest), shallow=False)
+    finally:
+        await store.library.remove(name)
+    with pytest.raises(NotFound):
+        await driver.image(f"oci:{tmp_path / 'none'}", untold)
 
 
 async def test_a_template_with_disks_is_made_without_mounting_them(
@@ -370,7 +397,6 @@ async def test_the_probe_boots_a_machine_once_and_remembers(
 ) -> None:
     verdict = await driver.probe()
     assert (verdict.usable, verdict.isolation, verdict.version) == (True, Isolation.VM, standin.version), verdict
-    assert "stand-in for Firecracker only" in verdict.reason
     assert standin.names() == BOOT
     assert (await driver.probe()).usable
     assert standin.names() == BOOT

@@ -78,6 +78,12 @@ def test_every_promise_has_a_number_of_its_own(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PROMISING)
+def test_promises_stand_in_the_order_of_their_numbers(page: str) -> None:
+    numbers = [tuple(map(int, number.lstrip("P").split("."))) for number, _ in promises(page)]
+    assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("page", PROMISING)
 def test_every_promise_names_its_test_or_says_that_it_is_pending(page: str) -> None:
     assert [number for number, text in promises(page) if not TEST.search(text) and "[test pending]" not in text] == []
 

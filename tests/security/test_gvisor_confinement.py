@@ -1,4 +1,4 @@
-"""SECURITY.md 8 for gVisor: who breaks out of the sentry is a user without rights, in a prison of ours.
+"""SECURITY.md 14: who breaks out of the sentry is a user without rights, in a prison of ours.
 
 Looked at from outside, on two sandboxes that run.
 """
@@ -145,3 +145,20 @@ def test_it_is_held_to_its_limits(machines: tuple[Machine, Machine]) -> None:
             assert machine.birth.id in groups
         supervisor = Path(f"/proc/{machine.birth.facts['supervisor_pid']}/cgroup").read_text()
         assert machine.birth.id not in supervisor, "which must act while the sandbox stands still"
+
+
+async def test_a_program_cannot_leave_the_group_by_which_its_command_is_killed(
+    machines: tuple[Machine, Machine],
+) -> None:
+    """Nor as root of a namespace of its own, which may mount the same hierarchy."""
+    leave = "echo 0 > /sys/fs/cgroup/job/cgroup.procs; sed -n s/.*:job://p /proc/self/cgroup"
+    mounted = "mkdir -p /tmp/m && mount -t cgroup -o job none /tmp/m && echo mounted; "
+    for machine in machines:
+        stayed = (await shell(machine.guest, leave)).text.strip()
+        assert stayed.strip("/").isdigit(), stayed
+        script = mounted + leave.replace("/sys/fs/cgroup/job", "/tmp/m")
+        said = (await run(machine.guest, "unshare", "-Urm", "sh", "-c", script)).text.split()
+        assert said[0] == "mounted", "the control: it gets that far"
+        assert said[1].strip("/").isdigit(), said
+        left = (await shell(machine.guest, leave, user="root")).text.strip()
+        assert left == "/", "the control: root leaves"

@@ -1,4 +1,4 @@
-"""SECURITY.md 8: the QEMU of a real sandbox is confined: who breaks out of the guest is not yet on the host.
+"""SECURITY.md 9: the QEMU of a real sandbox is confined: who breaks out of the guest is not yet on the host.
 
 Looked at from outside, on two sandboxes that run. What a confined program cannot do is tried out by a program of its
 own, in the supervisor's tests.
@@ -15,6 +15,10 @@ import pytest
 from tests.support.machines import Machine, booted, prepare, qemu_driver, qemu_spec, shell, store_at
 
 from agentkernel.drivers.confine import confinement_of
+from agentkernel.drivers.limits import find
+from agentkernel.drivers.limits.group import NoCgroups
+from agentkernel.drivers.qemu import driver as driver_module
+from agentkernel.drivers.qemu.limits import limits
 from agentkernel.images.store import Store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
@@ -172,6 +176,48 @@ def test_its_resources_are_bounded(machines: tuple[Machine, Machine]) -> None:
         assert (hard["Max core file size"], hard["Max open files"], hard["Max processes"]) == ("0", "256", "64")
         assert int(Path(f"/proc/{machine.pid}/oom_score_adj").read_text()) == 500
         assert Path(f"/proc/{machine.pid}/environ").read_bytes() == b""
+
+
+def groups_of(sandbox: str) -> list[Path]:
+    """Its cgroups, wherever they are mounted."""
+    return [home / sandbox for home in find().homes() if (home / sandbox).is_dir()]
+
+
+def test_it_is_held_to_its_limits_with_all_its_threads(machines: tuple[Machine, Machine]) -> None:
+    if find().missing:
+        pytest.skip(f"this host holds nobody to limits: {find().missing[0]}")
+    for machine in machines:
+        for thread in Path(f"/proc/{machine.pid}/task").iterdir():
+            assert machine.birth.id in (thread / "cgroup").read_text()
+        supervisor = Path(f"/proc/{machine.birth.facts['supervisor_pid']}/cgroup").read_text()
+        assert machine.birth.id not in supervisor, "which must act while the sandbox stands still"
+        wanted = limits(machine.spec)
+        said = {
+            (folder / name).read_text().strip()
+            for folder in groups_of(machine.birth.id)
+            for name in ("memory.limit_in_bytes", "memory.max", "pids.max", "cpu.cfs_quota_us", "cpu.max")
+            if (folder / name).exists()
+        }
+        assert {str(wanted.memory_bytes), str(wanted.pids)} <= said
+        assert said & {str(wanted.quota_us), f"{wanted.quota_us} 100000"}
+    assert machines[0].birth.id not in Path("/proc/self/cgroup").read_text(), "the control: we are not in it"
+
+
+async def test_its_group_goes_with_it(store: Store, tmp_path: Path) -> None:
+    if find().missing:
+        pytest.skip(f"this host holds nobody to limits: {find().missing[0]}")
+    async with booted(qemu_driver(store), qemu_spec(store), tmp_path) as machine:
+        assert groups_of(machine.birth.id), "the control: there is something to leave behind"
+    assert not groups_of(machine.birth.id)
+
+
+async def test_where_nobody_is_held_to_limits_it_runs_without_a_group(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "find", lambda: NoCgroups("the test has none"))
+    async with booted(qemu_driver(store), qemu_spec(store), tmp_path) as machine:
+        assert (await shell(machine.guest, "echo here")).text == "here"
+        assert machine.birth.id not in Path(f"/proc/{machine.pid}/cgroup").read_text()
 
 
 def test_what_it_leaves_on_the_host_is_private(machines: tuple[Machine, Machine]) -> None:

@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ CGROUP = f"agentkernel-tests-{os.getpid()}"
 NETWORK = ("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ContainerEngine:
     """One that runs.
 
@@ -51,7 +52,37 @@ class ContainerEngine:
 
     backend: Backend
     place: Path
-    process: subprocess.Popen[bytes]
+    argv: list[str]
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        """Begin, also once more after its death; returns when it answers."""
+        self.socket.unlink(missing_ok=True)
+        with (self.place / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                # In a mount namespace of its own, so that its mounts are nobody else's and end with it.
+                ["unshare", "--mount", "--propagation", "private", *self.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | self.environment | {"TMPDIR": str(self.place)},
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  # two system calls
+            )
+        conftest.KEPT_ROOTS.add(self.process.pid)
+        _wait_until_up(self)
+
+    def die(self) -> None:
+        """At once, with all that it started, as when its service's group of processes is killed."""
+        parts = _orphans(self.place)
+        self.process.kill()
+        self.process.wait()
+        for pid in parts:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)  # ours now; a zombie would pass for a running containerd
+        conftest.KEPT_ROOTS.discard(self.process.pid)
 
     @property
     def socket(self) -> Path:
@@ -135,31 +166,40 @@ def missing(backend: Backend) -> str:
 
 
 @contextmanager
-def container_engine(backend: Backend) -> Iterator[ContainerEngine]:
-    """An engine of one's own. What is in it ends with the block, and so it does when this process is killed."""
+def container_engine(
+    backend: Backend, configure: Callable[[Path], None] = lambda _place: None
+) -> Iterator[ContainerEngine]:
+    """An engine of one's own. What is in it ends with the block, and so it does when this process is killed.
+
+    Args:
+        configure: changes the configuration in the engine's folder before it starts.
+    """
     if reason := missing(backend):
         pytest.skip(reason)
     place = Path(tempfile.mkdtemp(prefix=f"{backend}-"))
     place.chmod(0o711)
     argv, environment = {Backend.DOCKER: _docker, Backend.PODMAN: _podman}[backend](place)
-    with (place / "log").open("wb") as log:
-        process = subprocess.Popen(
-            # In a mount namespace of its own, so that its mounts are nobody else's and end with it.
-            ["unshare", "--mount", "--propagation", "private", *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=os.environ | environment | {"TMPDIR": str(place)},
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  # two system calls
-        )
-    conftest.KEPT_ROOTS.add(process.pid)
-    engine = ContainerEngine(backend, place, process)
+    configure(place)
+    engine = ContainerEngine(backend, place, argv, environment)
     try:
-        _wait_until_up(engine)
+        engine.start()
         yield engine
     finally:
         _end(engine)
-        conftest.KEPT_ROOTS.discard(process.pid)
+        conftest.KEPT_ROOTS.discard(engine.process.pid)
+
+
+_SHARED: dict[Backend, ContainerEngine] = {}
+
+
+def shared_engine(backend: Backend) -> ContainerEngine:
+    """The one that this session's tests share, begun by the first and ended with the session: it takes tens of seconds
+    until a runtime is imported. Tests leave in it what they found, but for our own images and volume.
+    """
+    if backend not in _SHARED:
+        _SHARED[backend] = conftest.AT_SESSION_END.enter_context(container_engine(backend))
+    assert _SHARED[backend].process.poll() is None, f"a test has ended the {backend} that all share"
+    return _SHARED[backend]
 
 
 def _docker(place: Path) -> tuple[list[str], dict[str, str]]:
@@ -178,8 +218,10 @@ def _podman(place: Path) -> tuple[list[str], dict[str, str]]:
         '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\nruntime = "runc"\n'
         f'[containers]\ndefault_ulimits = ["nofile={OPEN_FILES}:{OPEN_FILES}", "nproc={PROCESSES}:{PROCESSES}"]\n'
     )
-    (place / "registries.conf").write_text("unqualified-search-registries = []\n")
-    folders = ["--root", f"{place}/data", "--runroot", f"{place}/run", "--tmpdir", f"{place}/tmp"]
+    (place / "registries.conf").write_text(
+        'unqualified-search-registries = []\n[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n'
+    )
+    folders = ["--root", f"{place}/data", "--runroot", f"{place}/r", "--tmpdir", f"{place}/tmp"]
     service = ["system", "service", "--time", "0", f"unix://{place}/engine.sock"]
     environment = {
         "CONTAINERS_CONF": f"{place}/containers.conf",
@@ -198,12 +240,22 @@ def _die_with_parent() -> None:
 def _wait_until_up(engine: ContainerEngine) -> None:
     deadline = time.monotonic() + UP_S
     while time.monotonic() < deadline and engine.process.poll() is None:
-        # A connection that fails would leave a socket to the garbage collector.
-        if engine.socket.is_socket():
-            engine.ask("GET", "/_ping")
+        if engine.socket.is_socket() and _answers(engine.socket):
             return
         time.sleep(0.05)
     raise AssertionError(f"{engine.backend} did not come up: {(engine.place / 'log').read_text()[-2000:]}")
+
+
+def _answers(path: Path) -> bool:
+    """It listens before it answers; and httpx would leave a socket to the garbage collector where nobody listens."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(UP_S)
+        try:
+            probe.connect(str(path))
+            probe.sendall(b"GET /_ping HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
+            return b" 200 " in probe.recv(4096)
+        except OSError:
+            return False
 
 
 def _end(engine: ContainerEngine) -> None:
@@ -279,12 +331,8 @@ class Current:
     def ready(self, store: Store) -> Iterator[None]:
         """The base runtime is there, and an engine runs."""
         anyio.run(store.ensure, "base")
-        with container_engine(self._backend) as engine:
-            self._engine = engine
-            try:
-                yield
-            finally:
-                self._engine = None
+        self._engine = shared_engine(self._backend)
+        yield
 
     @property
     def engine(self) -> ContainerEngine:

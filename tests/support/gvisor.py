@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import anyio
 
 from agentkernel.drivers.gvisor import GvisorDriver
-from agentkernel.drivers.gvisor.trial import Trials
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.images.store import Store
 from agentkernel.model.kinds import Backend
 from agentkernel.model.spec import BootSpec

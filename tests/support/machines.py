@@ -16,7 +16,7 @@ from agentkernel.drivers.contract import Driver, Guest
 from agentkernel.drivers.firecracker import FirecrackerDriver
 from agentkernel.drivers.firecracker.driver import Place
 from agentkernel.drivers.qemu import QemuDriver
-from agentkernel.drivers.qemu.accelerator import Verdicts
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.images.store import Store
 from agentkernel.model.execution import ExecEvent, ExecRequest, Exited, NotStarted, Started, Stderr, Stdout
 from agentkernel.model.ids import SandboxId, new_sandbox_id
@@ -46,13 +46,13 @@ def prepare(store: Store, runtime: str = "base") -> None:
 
 def qemu_driver(store: Store) -> QemuDriver:
     """The driver as the daemon makes it."""
-    return QemuDriver(store, Verdicts(store.data / "readiness", store.state / "trials"))
+    return QemuDriver(store, Trials(store.data / "readiness", store.state / "trials"))
 
 
 def firecracker_driver(store: Store) -> FirecrackerDriver:
     """The driver as the daemon makes it; the program is the host's own, no stand-in."""
-    place = Place("", os.environ, store.data, store.data / "readiness", store.state / "trials")
-    return FirecrackerDriver(store, place)
+    place = Place("", os.environ, store.data)
+    return FirecrackerDriver(store, place, Trials(store.data / "readiness", store.state / "trials"))
 
 
 def firecracker_spec(store: Store, **changes: int) -> BootSpec:

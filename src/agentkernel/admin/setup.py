@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agentkernel.admin.console import Console, human_bytes
-from agentkernel.admin.doctor import examine, table
+from agentkernel.admin.doctor import WIDTH, examine, table
 from agentkernel.images.components import LANGUAGES
 from agentkernel.images.manifest import disk_bytes
 from agentkernel.images.store import Store
@@ -68,7 +68,7 @@ async def setup(
     console.step("trial", "every driver runs something small")
     found = await examine(store)
     console.done("trial", f"{sum(verdict.usable for verdict in found.values())} of {len(found)} drivers work here")
-    for line in table(found):
+    for line in table(found, width=WIDTH - 2):
         console.say(f"  {line}")
 
 

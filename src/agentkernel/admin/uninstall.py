@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
+
+from agentkernel.drivers.contract import Driver
 from agentkernel.images import namespace
 from agentkernel.images.manifest import disk_bytes
 from agentkernel.images.shelf import TAG
 from agentkernel.images.store import Store
 from agentkernel.model.errors import AgentkernelError, Refused
+from agentkernel.model.ids import Digest
+
+ENGINE_S = 60.0
+"""For one engine; it removes an image of 200 MB in a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +71,19 @@ async def remove(made: Made) -> int:
             hint="does the daemon still run, or are there files of root?",
         )
     return made.size_bytes
+
+
+async def clear_engines(
+    drivers: Mapping[str, Driver], keep: Collection[Digest] | None, *, deadline_s: float = ENGINE_S
+) -> list[str]:
+    """What container engines held of ours, and not any more. An engine that does not answer keeps what it has: there
+    need not be one.
+
+    Args:
+        keep: as `Driver.clear`.
+    """
+    gone: list[str] = []
+    for name, driver in drivers.items():
+        with anyio.move_on_after(deadline_s), suppress(AgentkernelError):
+            gone += [f"{name}: {what}" for what in await driver.clear(keep)]
+    return gone

@@ -114,7 +114,7 @@ async def doctor(as_json: bool, timeout_s: float) -> None:
     """Try every driver: whether it works here, how strongly it isolates, and what to do if not."""
     found = await doctoring.examine(Store(), deadline_s=timeout_s)
     if as_json:
-        click.echo(json.dumps({name: doctoring.fields(verdict) for name, verdict in found.items()}))
+        click.echo(json.dumps({name: doctoring.fields(name, verdict) for name, verdict in found.items()}))
         return
     for line in doctoring.table(found):
         click.echo(line)
@@ -190,8 +190,15 @@ async def remove(names: tuple[str, ...]) -> None:
 @images.command()
 @_command
 async def prune() -> None:
-    """Remove what nothing refers to any more: older images and kernels, downloaded packages."""
-    click.echo(f"{human_bytes(await Store().prune())} freed")
+    """Remove what nothing refers to any more: older images and kernels, downloaded packages; older images of ours in
+    container engines.
+    """
+    store = Store()
+    click.echo(f"{human_bytes(await store.prune())} freed")
+    with doctoring.configured_drivers(store) as drivers:
+        current = [runtime.digest for runtime in store.runtimes() if runtime.built]
+        for what in await uninstalling.clear_engines(drivers, current):
+            click.echo(f"{what} removed")
 
 
 @images.command()
@@ -215,6 +222,9 @@ async def uninstall(yes: bool) -> int:
     if not yes and not click.confirm("Remove all of this?", default=False):
         click.echo("nothing was removed")
         return 125
+    with doctoring.configured_drivers(Store()) as drivers:
+        for what in await uninstalling.clear_engines(drivers, None):
+            click.echo(f"{what} removed")
     for part in made:
         click.echo(f"{part.path}: {human_bytes(await uninstalling.remove(part))} freed")
     return 0

@@ -15,7 +15,8 @@ from msgspec import UnsetType
 
 from agentkernel import __version__
 from agentkernel.daemon.builds import Builds, Images
-from agentkernel.daemon.facts import optional, snapshot_facts, status_reply
+from agentkernel.daemon.copies import Copies
+from agentkernel.daemon.facts import optional, status_reply
 from agentkernel.daemon.guest_door import GuestDoor
 from agentkernel.daemon.placing import Place, Placing, wish_of
 from agentkernel.drivers.contract import Process, Tell
@@ -27,7 +28,7 @@ from agentkernel.engine.timings import Stage
 from agentkernel.home.places import Places
 from agentkernel.model.errors import Refused
 from agentkernel.model.execution import Started, Stderr, Stdout
-from agentkernel.model.ids import LeaseId, SnapshotId
+from agentkernel.model.ids import LeaseId
 from agentkernel.model.kinds import Mode
 from agentkernel.policy.admission import Wish
 from agentkernel.policy.config import Config
@@ -59,6 +60,7 @@ class Service:
         self._door = GuestDoor(home.home / "guest", engine.leases)
         self._doors: anyio.abc.TaskGroup | None = None
         self._placing = Placing(engine, self._builds, config)
+        self._copies = Copies(engine, self._placing, self._acquired, self._opened)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -101,15 +103,16 @@ class Service:
             case requests.LeaseRenew(id=lease, request_id=request_id):
                 self._engine.leases.get(LeaseId(lease))
                 return replies.Renewed(id=lease, expires_in_s=self._ttl_s, request_id=request_id)
-            case requests.SandboxPause() | requests.SandboxResume() | requests.SandboxFork():
-                return await self._of_sandbox(request)
             case (
-                requests.SnapshotTake()
+                requests.SandboxPause()
+                | requests.SandboxResume()
+                | requests.SandboxFork()
+                | requests.SnapshotTake()
                 | requests.SnapshotRestore()
                 | requests.SnapshotList()
                 | requests.SnapshotRemove()
             ):
-                return await self._of_snapshots(request)
+                return await self._copies.answer(request)
             case requests.Prewarm():
                 return await self._prewarm(request)
             case requests.Status():
@@ -279,56 +282,3 @@ class Service:
                     self._placing.fill((await self._placing.aim(Wish(runtime, backend), mode)).key)
             except Refused as err:
                 log.warning("cannot prewarm", extra={"mode": str(mode), "reason": err.message})
-
-    # --- pause, forks and snapshots -----------------------------------------------------------------------------------
-
-    async def _of_sandbox(
-        self, request: requests.SandboxPause | requests.SandboxResume | requests.SandboxFork
-    ) -> replies.Reply:
-        match request:
-            case requests.SandboxPause(id=lease, request_id=request_id):
-                await self._engine.pause(LeaseId(lease))
-                return replies.Paused(id=lease, request_id=request_id)
-            case requests.SandboxResume(id=lease, request_id=request_id):
-                await self._engine.resume(LeaseId(lease))
-                return replies.Resumed(id=lease, request_id=request_id)
-            case requests.SandboxFork():
-                return await self._fork(request)
-
-    async def _of_snapshots(
-        self,
-        request: requests.SnapshotTake | requests.SnapshotRestore | requests.SnapshotList | requests.SnapshotRemove,
-    ) -> replies.Reply:
-        match request:
-            case requests.SnapshotTake(id=lease, request_id=request_id):
-                taken = await self._engine.snapshot(LeaseId(lease))
-                return replies.SnapshotTaken(snapshot=taken.id, size_bytes=taken.size_bytes, request_id=request_id)
-            case requests.SnapshotRestore():
-                return await self._restore(request)
-            case requests.SnapshotList(request_id=request_id):
-                return replies.SnapshotsReply(
-                    snapshots=[snapshot_facts(snapshot) for snapshot in self._engine.snapshots.all()],
-                    request_id=request_id,
-                )
-            case requests.SnapshotRemove(snapshot=snapshot, request_id=request_id):
-                await self._engine.snapshots.remove(SnapshotId(snapshot))
-                return replies.SnapshotRemoved(snapshot=snapshot, request_id=request_id)
-
-    async def _fork(self, request: requests.SandboxFork) -> replies.Forked:
-        children = await self._engine.fork(LeaseId(request.id), request.count)
-        paths = [path for child in children if (path := self._opened(child)) is not None]
-        facts = Place(children[0].sandbox).facts()
-        del facts["warm"]
-        return replies.Forked(
-            ids=[child.id for child in children],
-            vsock_paths=optional(paths or None),
-            expires_in_s=self._ttl_s,
-            request_id=request.request_id,
-            **facts,
-        )
-
-    async def _restore(self, request: requests.SnapshotRestore) -> replies.Acquired:
-        spec = self._engine.snapshots.get(SnapshotId(request.snapshot)).spec
-        await self._engine.readiness((spec.backend, spec.vmm))
-        self._placing.admit_to(spec, Wish(spec.runtime))
-        return self._acquired(await self._engine.restore(SnapshotId(request.snapshot)), request.request_id)

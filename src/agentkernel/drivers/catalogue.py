@@ -1,4 +1,4 @@
-"""Every driver of this installation, made once, in one place. Whoever adds a driver adds a line."""
+"""Every driver of this installation, made once, in one place. Whoever adds a driver adds a line to both tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from agentkernel.drivers import apple, docker, firecracker, gvisor, qemu
 from agentkernel.drivers.apple import AppleDriver
 from agentkernel.drivers.contract import Artifacts, Driver
 from agentkernel.drivers.docker import DockerDriver
@@ -14,12 +15,14 @@ from agentkernel.drivers.docker.endpoint import docker_endpoint, podman_endpoint
 from agentkernel.drivers.firecracker import FirecrackerDriver
 from agentkernel.drivers.firecracker.driver import Place
 from agentkernel.drivers.gvisor import GvisorDriver
-from agentkernel.drivers.gvisor.trial import Trials
+from agentkernel.drivers.hyperlight.about import ABOUT as HYPERLIGHT
 from agentkernel.drivers.hyperlight.driver import HyperlightDriver
 from agentkernel.drivers.qemu import QemuDriver
-from agentkernel.drivers.qemu.accelerator import Verdicts
+from agentkernel.drivers.vmm.trials import Trials
+from agentkernel.drivers.wasm.about import ABOUT as WASM
 from agentkernel.drivers.wasm.driver import WasmDriver
 from agentkernel.model.kinds import Backend, Vmm
+from agentkernel.model.readiness import About
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +48,27 @@ class Settings:
     allow_unlimited: bool = False
 
 
+ABOUT: dict[tuple[Backend, Vmm | None], About] = {
+    (Backend.MICROVM, Vmm.QEMU): qemu.ABOUT,
+    (Backend.MICROVM, Vmm.FIRECRACKER): firecracker.ABOUT,
+    (Backend.APPLE, None): apple.ABOUT,
+    (Backend.GVISOR, None): gvisor.ABOUT,
+    (Backend.DOCKER, None): docker.DOCKER,
+    (Backend.PODMAN, None): docker.PODMAN,
+    (Backend.WASM, None): WASM,
+    (Backend.HYPERLIGHT, None): HYPERLIGHT,
+}
+"""What each declares of itself for readers."""
+
+
 def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, Vmm | None], Driver]:
     """The drivers by what they are known by. Making one does nothing; its probe tells whether it is of use."""
+    trials = partial(Trials, settings.verdicts, settings.trials)  # one each: drivers try at the same time
     drivers: list[Driver] = [
-        QemuDriver(artifacts, Verdicts(settings.verdicts, settings.trials)),
-        FirecrackerDriver(
-            artifacts,
-            Place(settings.firecracker, settings.environ, settings.data, settings.verdicts, settings.trials),
-        ),
+        QemuDriver(artifacts, trials()),
+        FirecrackerDriver(artifacts, Place(settings.firecracker, settings.environ, settings.data), trials()),
         AppleDriver(artifacts),
-        GvisorDriver(artifacts, Trials(settings.verdicts, settings.trials), allow_unlimited=settings.allow_unlimited),
+        GvisorDriver(artifacts, trials(), allow_unlimited=settings.allow_unlimited),
         DockerDriver(
             Backend.DOCKER,
             artifacts,
@@ -71,6 +85,6 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
             allow_unlimited=settings.allow_unlimited,
         ),
         WasmDriver(artifacts, settings.trials),
-        HyperlightDriver(artifacts, settings.verdicts, settings.trials),
+        HyperlightDriver(artifacts, trials()),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -158,6 +158,9 @@ class Birth(Protocol):
     async def record(self, **facts: str | int) -> None:
         """Commit facts (`pid`, `start_ticks`, `container`) that find a resource again after a crash. Before the
         resource is made where that is possible, else at once after.
+
+        A last fact, `left`, says in words that something could not be removed: the row stays after the driver's block,
+        and `Driver.reap` is asked again later.
         """
 
 
@@ -338,6 +341,20 @@ class Driver(abc.ABC):
     async def discard(self, template: Path) -> None:
         """Remove a template; its clones go on."""
         raise Unsupported(f"{self.backend} has no templates")
+
+    async def clear(self, keep: Collection[Digest] | None) -> list[str]:
+        """Remove what this driver keeps outside of our folders for sandboxes to come; what is in use stays.
+
+        Args:
+            keep: images of runtimes that are still wanted, and what they are run with; None for nothing.
+
+        Returns:
+            What is gone, a few words each.
+
+        Raises:
+            Unsupported, Denied, Busy, Broken: whoever keeps it does not answer.
+        """
+        return []
 
     @abc.abstractmethod
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:

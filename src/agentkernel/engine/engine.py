@@ -20,7 +20,7 @@ from agentkernel.engine.command import WARM_UP, run_command
 from agentkernel.engine.groups import task_group
 from agentkernel.engine.leases import Lease, Leases
 from agentkernel.engine.probes import DriverKey, Probes
-from agentkernel.engine.reaping import reap_leftovers
+from agentkernel.engine.reaping import reap_again_forever, reap_leftovers
 from agentkernel.engine.sandbox import WARM_UP_S, Nursery, Sandbox, conceived, live, new_identity
 from agentkernel.engine.snapshots import Snapshot, Snapshots
 from agentkernel.engine.templates import Templates
@@ -133,6 +133,7 @@ class Engine:
             self._group = group
             group.start_soon(self._tick)
             group.start_soon(self.leases.expire_forever)
+            group.start_soon(reap_again_forever, self._journal, self.drivers)
             try:
                 yield self
             finally:

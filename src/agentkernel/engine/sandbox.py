@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from agentkernel.drivers.contract import Driver, Guest
 from agentkernel.engine.command import WARM_UP, run_command
+from agentkernel.engine.reaping import LEFT
 from agentkernel.engine.templates import MOST_FAILURES, Templates
 from agentkernel.engine.timings import Stage, Timings
 from agentkernel.journal import Journal
@@ -50,16 +51,22 @@ def new_identity() -> Identity:
 
 @dataclass(slots=True)
 class Birth:
-    """What a driver is handed for a new sandbox (`drivers.contract.Birth`)."""
+    """What a driver is handed for a new sandbox (`drivers.contract.Birth`).
+
+    Attributes:
+        left: what could not be removed, in words; empty when nothing of it is left.
+    """
 
     id: SandboxId
     directory: Path
     identity: Identity
     journal: Journal
     disk: Path | None = None
+    left: str = ""
 
     async def record(self, **facts: str | int) -> None:
         """Commit facts to this sandbox's row."""
+        self.left = str(facts.get(LEFT, self.left))
         await self.journal.record(self.id, facts)
 
 
@@ -195,14 +202,17 @@ async def live(sandbox: Sandbox, nursery: Nursery) -> None:
 async def conceived(
     sandbox: SandboxId, driver: Driver, identity: Identity, journal: Journal, directory: Path
 ) -> AsyncIterator[Birth]:
-    """The journal's row, committed before anything is made, and a private folder; both are gone after the block."""
-    await journal.intend(sandbox, driver.backend, driver.vmm, directory / sandbox)
+    """The journal's row, committed before anything is made, and a private folder; both are gone after the block, unless
+    the driver says that something is left: then the row stays, for a later try.
+    """
+    birth = Birth(sandbox, directory / sandbox, identity, journal)
+    await journal.intend(sandbox, driver.backend, driver.vmm, birth.directory)
     try:
-        (directory / sandbox).mkdir(mode=0o700)
-        yield Birth(sandbox, directory / sandbox, identity, journal)
+        birth.directory.mkdir(mode=0o700)
+        yield birth
     finally:
         with anyio.CancelScope(shield=True):
-            await _bury(sandbox, journal, directory / sandbox)
+            await _bury(birth)
 
 
 class _TemplateOfNoUse(Exception):
@@ -331,9 +341,12 @@ async def _until_dead(sandbox: Sandbox, guest: Guest, idle_pause_s: float) -> st
     return reason
 
 
-async def _bury(sandbox: SandboxId, journal: Journal, directory: Path) -> None:
-    await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+async def _bury(birth: Birth) -> None:
+    await anyio.to_thread.run_sync(lambda: shutil.rmtree(birth.directory, ignore_errors=True))
+    if birth.left:
+        log.warning("not all removed: tried again later", extra={"sandbox": birth.id, "reason": birth.left})
+        return
     try:
-        await journal.forget(sandbox)
+        await birth.journal.forget(birth.id)
     except AgentkernelError as err:
-        log.warning("row kept for the next start", extra={"sandbox": sandbox, "reason": err.message})
+        log.warning("row kept for the next start", extra={"sandbox": birth.id, "reason": err.message})

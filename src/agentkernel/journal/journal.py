@@ -31,6 +31,10 @@ CREATE TABLE IF NOT EXISTS sandboxes (
 ) STRICT
 """
 
+INTEND = """
+INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET facts = json_remove(facts, '$.left')
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
@@ -65,9 +69,11 @@ class Journal:
             connection.close()
 
     async def intend(self, sandbox: SandboxId, backend: Backend, vmm: Vmm | None, directory: Path) -> None:
-        """Commit that this sandbox is about to be made, before anything of it is."""
+        """Commit that this sandbox is about to be made, before anything of it is. One that is left from an earlier try
+        keeps its facts.
+        """
         row = (sandbox, str(backend), None if vmm is None else str(vmm), str(directory), "{}")
-        await self._write(lambda db: db.execute("INSERT INTO sandboxes VALUES (?, ?, ?, ?, ?)", row))
+        await self._write(lambda db: db.execute(INTEND, row))
 
     async def record(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
         """Add facts to a sandbox's row; the newest value of a name wins."""

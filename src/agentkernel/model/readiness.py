@@ -18,6 +18,26 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What a reader should know of a driver beside its features, each in one line without a full stop. `doctor` and
+    the reference print it; it stands nowhere else.
+
+    Attributes:
+        makes: what a sandbox is.
+        tiers: that its sandboxes can have, strongest first; which one, a probe finds.
+        needs: of the host, and who brings it.
+        tested: what the tests of this project run it against, and what they never met.
+        lacks: what it cannot, beside features that it does not declare.
+    """
+
+    makes: str
+    tiers: tuple[Isolation, ...]
+    needs: str
+    tested: str
+    lacks: str
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
     """The verdict of a probe that really tried.
 

@@ -248,12 +248,12 @@ _WITHOUT = {
 
 def _others(needs: set[Feature], offers: Mapping[Choice, Offer]) -> str:
     """Which backends can do it: those that work here or may, else those that would."""
-    able = {choice[0]: offer for choice, offer in offers.items() if needs <= offer.capabilities.features}
-    usable = [backend for backend, offer in able.items() if offer.readiness is None or offer.readiness.usable]
+    able = [(choice[0], offer) for choice, offer in offers.items() if needs <= offer.capabilities.features]
+    usable = {backend for backend, offer in able if offer.readiness is None or offer.readiness.usable}
     if usable:
         return f"choose a backend that can: {' '.join(sorted(usable))}"
-    if able:
-        return f"make one work that can: {' '.join(sorted(able))} (`agentkernel doctor` says how)"
+    if would := {backend for backend, _ in able}:
+        return f"make one work that can: {' '.join(sorted(would))} (`agentkernel doctor` says how)"
     return "look at `agentkernel doctor`: no backend here can"
 
 

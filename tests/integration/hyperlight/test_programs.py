@@ -115,11 +115,11 @@ async def test_chance_is_not_restored(guest: Guest) -> None:
 
 
 HAS = """
-abc binascii bisect collections dataclasses datetime enum errno functools hashlib heapq io itertools json math
-operator os random re struct sys time types typing unicodedata zlib
+abc ast binascii bisect collections dataclasses datetime enum errno functools hashlib heapq inspect io itertools
+json math operator os random re struct sys time types typing unicodedata zlib
 """.split()  # noqa: SIM905
 LACKS = """
-argparse asyncio base64 contextlib csv decimal email html inspect logging pathlib pickle shutil socket sqlite3
+argparse asyncio base64 contextlib csv decimal email html logging pathlib pickle shutil socket sqlite3
 statistics string subprocess textwrap threading traceback unittest urllib.parse
 uuid warnings xml.etree.ElementTree tempfile
 """.split()  # noqa: SIM905

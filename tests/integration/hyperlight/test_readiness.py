@@ -10,6 +10,7 @@ from tests.support.machines import booted, run, store_at
 
 from agentkernel.drivers.hyperlight import driver as module
 from agentkernel.drivers.hyperlight.driver import HyperlightDriver
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.model.errors import Unsupported
 from agentkernel.model.kinds import Backend, Isolation
 from agentkernel.policy.admission import Offer, Wish, admit
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 async def test_it_is_usable_where_a_snippet_ran_and_refused_with_the_reason_elsewhere(tmp_path: Path) -> None:
     store = store_at(tmp_path / "state")
-    made = HyperlightDriver(store, tmp_path / "verdicts", tmp_path / "trials")
+    made = HyperlightDriver(store, Trials(tmp_path / "verdicts", tmp_path / "trials"))
     verdict = await made.probe()
     offers = {(Backend.HYPERLIGHT, None): Offer(verdict, made.capabilities, made.runtimes, made.programs)}
     wish = Wish("base", backend=Backend.HYPERLIGHT, command=["python3", "-c", "print(1)"])

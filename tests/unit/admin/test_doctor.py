@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -52,14 +53,29 @@ async def test_every_driver_has_a_verdict_though_one_hangs_and_one_fails() -> No
 
 async def test_the_table_and_the_json_say_the_same() -> None:
     found = await doctor.verdicts(drivers(), deadline_s=0.05)
-    heading, *rows = doctor.table(found)
+    heading, *lines = doctor.table(found)
     assert heading.split() == list(doctor.HEADINGS)
+    rows = [line for line in lines if not line.startswith(" ")]
     for (name, verdict), row in zip(found.items(), rows, strict=True):
-        facts = doctor.fields(verdict)
-        assert row.startswith(f"{name} ")
-        assert ("yes" in row) is facts["usable"]
-        assert all(str(facts[part]) in row for part in ("reason", "remedy", "version"))
-        assert heading.index("reason") == (row.index(verdict.reason) if verdict.reason else heading.index("reason"))
+        facts = doctor.fields(name, verdict)
+        assert row.split()[:3] == [name, "yes" if facts["usable"] else "no", facts["isolation"] or "-"]
+        labels = {"reason": "why" if verdict.usable else "why not", "remedy": "remedy", "tested": "tested with"}
+        told = [f"{label} {facts[key]}" for key, label in labels.items() if facts[key]]
+        assert _below(lines, row) == " ".join(told)
+        assert facts["tested"] == doctor.TOLD[name].tested
+
+
+def _below(lines: list[str], row: str) -> str:
+    """The texts under a row, unwrapped."""
+    after = lines[lines.index(row) + 1 :]
+    return " ".join(" ".join(line for line in itertools.takewhile(lambda line: line.startswith(" "), after)).split())
+
+
+@pytest.mark.parametrize("width", [60, 98, 100])
+def test_no_line_of_the_table_is_too_long(width: int) -> None:
+    verdict = Readiness(usable=False, reason="a reason " * 40, remedy="what to do about it " * 20)
+    lines = doctor.table(dict.fromkeys(doctor.TOLD, verdict), width=width)
+    assert max(map(len, lines)) in range(width - 12, width + 1), "wrapped, and no earlier than it must be"
 
 
 async def test_doctor_heeds_the_users_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

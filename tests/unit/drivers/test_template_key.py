@@ -21,6 +21,7 @@ from agentkernel.drivers.qemu.template import (
     maps_files_read_only,
     template_inputs,
 )
+from agentkernel.drivers.vmm import made_for
 from agentkernel.drivers.vmm.made_for import MADE_FOR, require_match, write_key
 from agentkernel.images.store import Store
 from agentkernel.model.errors import Broken
@@ -96,7 +97,7 @@ def test_the_same_template_serves_whatever(what: str) -> None:
 def test_another_processor_or_format_needs_another_template(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = template_inputs(TOOL, KERNEL, MACHINE)
     with monkeypatch.context() as other:
-        other.setattr(template, "processor", lambda: ["model name: another"])
+        other.setattr(made_for, "processor", lambda: ["model name: another"])
         assert template_inputs(TOOL, KERNEL, MACHINE) != ours
     monkeypatch.setattr(template, "FORMAT", template.FORMAT + 1)
     assert template_inputs(TOOL, KERNEL, MACHINE) != ours

@@ -212,6 +212,15 @@ def test_auto_runs_an_image_on_the_strongest_tier_that_can() -> None:
     assert admit(Wish("base", backend=None), without, Config()).backend is Backend.MICROVM
 
 
+def test_a_backend_is_offered_by_any_monitor_of_it_that_works() -> None:
+    """Here QEMU does and Firecracker does not, in either order."""
+    for order in (FIRECRACKER, QEMU), (QEMU, FIRECRACKER):
+        offers = {choice: EMULATED[choice] for choice in (*order, DOCKER)}
+        with pytest.raises(Unsupported, match="docker lacks user-root") as caught:
+            admit(Wish("base", backend=Backend.DOCKER, user="root"), offers, Config())
+        assert caught.value.hint == "Leave user out, or choose a backend that can: microvm."
+
+
 def test_where_no_backend_works_that_runs_images_the_refusal_says_which_would() -> None:
     broken = {QEMU: MANY[QEMU], DOCKER: offer(None)}
     with pytest.raises(Unsupported) as caught:

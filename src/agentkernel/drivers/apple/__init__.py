@@ -5,6 +5,7 @@
 says what stands in for it.
 """
 
+from agentkernel.drivers.apple.about import ABOUT
 from agentkernel.drivers.apple.driver import AppleDriver
 
-__all__ = ["AppleDriver"]
+__all__ = ["ABOUT", "AppleDriver"]

@@ -31,8 +31,6 @@ RUN_S = 60.0
 GREETING_S = 30.0
 PULL_S = 900.0
 END_S = 15.0
-TESTED = "this project tests its driver with a stand-in for Apple's container only"
-"""Said where it is usable, until the tests have met the real program."""
 OLDEST_MACOS = 26
 OLDEST_VERSION = (1, 0)
 NAME = r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}"
@@ -92,7 +90,7 @@ class AppleDriver(Driver):
             await _services_answer(program)
         except AgentkernelError as err:
             return Readiness(usable=False, reason=err.message, remedy=err.hint)
-        return Readiness(usable=True, isolation=Isolation.VM, version=version, reason=TESTED)
+        return Readiness(usable=True, isolation=Isolation.VM, version=version)
 
     async def image(self, name: str, tell: Tell) -> ImageFacts:
         """Find it here, or have it pulled."""

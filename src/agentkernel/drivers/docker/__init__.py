@@ -6,6 +6,7 @@ where an engine is, `api` asks it, `engine` says what it can, `attach` carries t
 container may do, `images` what it is made from.
 """
 
+from agentkernel.drivers.docker.about import DOCKER, PODMAN
 from agentkernel.drivers.docker.driver import DockerDriver
 
-__all__ = ["DockerDriver"]
+__all__ = ["DOCKER", "PODMAN", "DockerDriver"]

@@ -15,6 +15,8 @@ from agentkernel.model.ids import SandboxId
 from agentkernel.model.spec import BootSpec
 
 LABEL = "agentkernel.sandbox"
+TRIAL_LABEL = "agentkernel.trial"
+"""Of a container that no journal knows."""
 AGENT_PLACE = "/.agentkernel"
 USER = "1000:1000"
 CPU_NANO = 1_000_000_000
@@ -23,7 +25,11 @@ OWN_PIDS = 1
 OOM_SCORE_ADJ = 200
 """A sandbox is a better victim than the host's own programs."""
 MIB = 1 << 20
+INODES_PER_MIB = 512
+"""A file with content takes a page of memory, 256 to the MiB; empty files and folders must not be without number."""
 LEAST_MIB = 1
+OWN_ADDRESS = "127.0.1.1"
+"""What a host's own name means where it has no network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +40,19 @@ class Dialect:
         owner: options that give a file system in memory to the container's user.
         paths_by_option: hidden paths are told as security options; else as fields.
         profile_by_path: a seccomp profile is told by the path of a file on the engine's host; else by its text.
+        inodes: a file system in memory can be told how many files it may have.
+        names_by_option: `/etc/hosts` is the engine's, and takes further names.
     """
 
     owner: str = "uid=1000,gid=1000"
     paths_by_option: bool = False
     profile_by_path: bool = False
+    inodes: bool = True
+    names_by_option: bool = True
 
 
 DOCKER = Dialect()
-PODMAN = Dialect(owner="U", paths_by_option=True, profile_by_path=True)
+PODMAN = Dialect(owner="U", paths_by_option=True, profile_by_path=True, inodes=False, names_by_option=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,7 @@ class Container:
         volumes: paths that the image wants volumes at, which would be on the engine's disk and know no bound.
         files: for an engine that takes some things by path and can read ours; else it uses its own.
         runtime: the OCI runtime; empty for the engine's default.
+        trial: made by a probe, and nobody's.
     """
 
     sandbox: SandboxId
@@ -97,6 +108,7 @@ class Container:
     volumes: Sequence[str] = ()
     files: LocalFiles | None = None
     runtime: str = ""
+    trial: bool = False
 
     @property
     def name(self) -> str:
@@ -121,14 +133,15 @@ def creation(container: Container) -> dict[str, object]:
         "Hostname": container.hostname,
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGKILL",
-        "Labels": {LABEL: container.sandbox},
+        "Labels": {LABEL: container.sandbox} | ({TRIAL_LABEL: ""} if container.trial else {}),
         "Tty": False,
         "OpenStdin": True,
         "StdinOnce": True,
         "AttachStdin": True,
         "AttachStdout": True,
         "AttachStderr": True,
-        "NetworkDisabled": True,
+        # With the network that has nothing but a loopback; without any, Docker would write no names.
+        "NetworkDisabled": not container.dialect.names_by_option,
         "HostConfig": _host_config(container),
     }
 
@@ -147,6 +160,7 @@ def _host_config(container: Container) -> dict[str, object]:
         "UTSMode": "",
         "OomScoreAdj": OOM_SCORE_ADJ,
         "ShmSize": shares(container.spec)["/dev/shm"] * MIB,  # noqa: S108
+        **({"ExtraHosts": [f"{container.hostname}:{OWN_ADDRESS}"]} if container.dialect.names_by_option else {}),
         "Mounts": _mounts(container),
         "Tmpfs": _file_systems(container),
         **({"Runtime": container.runtime} if container.runtime else {}),
@@ -212,9 +226,13 @@ def _file_systems(container: Container) -> Mapping[str, str]:
     own = ("/workspace", "/scratch", "/home/sandbox", "/run/agentkernel")
     modes = {"/tmp": "1777", "/var/tmp": "1777", "/run": "0755"}  # noqa: S108
     always = "rw,nosuid,nodev,exec"
-    found = {at: f"{always},size={sizes[at]}m,mode=0755,{container.dialect.owner}" for at in own}
-    found |= {at: f"{always},size={sizes[at]}m,mode={mode}" for at, mode in modes.items()}
+
+    def sized(mib: int) -> str:
+        return f"{always},size={mib}m" + (f",nr_inodes={mib * INODES_PER_MIB}" if container.dialect.inodes else "")
+
+    found = {at: f"{sized(sizes[at])},mode=0755,{container.dialect.owner}" for at in own}
+    found |= {at: f"{sized(sizes[at])},mode={mode}" for at, mode in modes.items()}
     for at in container.volumes:
         size = max(LEAST_MIB, container.spec.memory_mib // 32)
-        found.setdefault(at.rstrip("/") or "/", f"{always},size={size}m,mode=1777")
+        found.setdefault(at.rstrip("/") or "/", f"{sized(size)},mode=1777")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,24 @@ import anyio.to_thread
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell
 from agentkernel.drivers.docker.api import EngineApi, EngineRefused, as_ours
 from agentkernel.drivers.docker.attach import AttachedStream
-from agentkernel.drivers.docker.container import LABEL, Container, LocalFiles, creation, name_of
+from agentkernel.drivers.docker.confinement import QUESTION, weaknesses
+from agentkernel.drivers.docker.container import (
+    LABEL,
+    MIB,
+    OWN_PIDS,
+    TRIAL_LABEL,
+    Container,
+    LocalFiles,
+    creation,
+    name_of,
+)
 from agentkernel.drivers.docker.endpoint import Endpoint
-from agentkernel.drivers.docker.engine import EngineFacts, facts_of
+from agentkernel.drivers.docker.engine import EngineFacts, facts_of, unheld
 from agentkernel.drivers.docker.guest import ContainerGuest
 from agentkernel.drivers.docker.images import EngineImages, Found
 from agentkernel.drivers.hardening import profile
 from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
+from agentkernel.model.execution import ExecRequest, Stdout
 from agentkernel.model.ids import Digest, SandboxId, new_sandbox_id
 from agentkernel.model.kinds import Backend, Feature, Isolation
 from agentkernel.model.readiness import Capabilities, Identity, Readiness
@@ -32,10 +43,14 @@ BOOT_DEADLINE_S = 60.0
 """From creation to greeting; it takes a quarter of a second alone."""
 PROBE_S = 45.0
 REMOVE_S = 30.0
+TRIAL_OVER_S = 300.0
+"""After which no probe goes on: far more than it and the removal of its container may take."""
 ASK_S = 10.0
 WORDS_KEPT = 600
 AGENT_ALONE = Digest("none")
 """The image of a container that holds nothing but the agent."""
+TRIAL = BootSpec(Backend.DOCKER, "", image=AGENT_ALONE, memory_mib=64, disk_mib=4, pids=32)
+NOBODY = Identity("sandbox-00000000", bytes(16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +102,20 @@ class DockerDriver(Driver):
             with anyio.fail_after(PROBE_S):
                 engine = await self._engine(again=True)
                 self._check(engine.facts)
-                isolation = await self._trial(engine)
+                isolation, unheld_ = await self._trial(engine)
         except TimeoutError:
             return self._unusable(
                 f"{self.backend} did not make a container within {PROBE_S:.0f} s", "is its host overloaded?"
             )
         except AgentkernelError as err:
             return self._unusable(err.message, err.hint)
-        missing = engine.facts.limits.missing()
+        missing = list(dict.fromkeys([*engine.facts.limits.missing(), *unheld_]))
         return Readiness(
             usable=True,
             isolation=isolation,
             version=engine.facts.version,
             reason=f"{', '.join(missing)} not limited on this engine" if missing else "",
-            remedy="use an engine on cgroup v2, or as root" if missing else "",
+            remedy=LIMITS_HINT if missing else "",
         )
 
     @staticmethod
@@ -109,34 +124,57 @@ class DockerDriver(Driver):
 
     def _check(self, facts: EngineFacts) -> None:
         """Raises Unsupported for an engine that cannot do what we promise."""
-        if (missing := facts.limits.missing()) and not self._allow_unlimited:
-            raise Unsupported(
-                f"this engine cannot limit {', '.join(missing)} (cgroup v{facts.cgroup_version}"
-                f"{', rootless' if facts.rootless else ''})",
-                hint="use an engine on cgroup v2, or one of root, or set [security] allow_unlimited = true",
-            )
+        self._need(facts, facts.limits.missing())
         if self._runtime and self._runtime not in facts.runtimes:
             raise Unsupported(
                 f"the engine has no runtime {self._runtime!r} (it has {', '.join(sorted(facts.runtimes))})",
                 hint="configure it in the engine, or empty [docker] runtime",
             )
 
-    async def _trial(self, engine: Engine) -> Isolation:
-        """One container, from the agent's image alone; what holds it in."""
-        spec = BootSpec(self.backend, "", image=AGENT_ALONE, memory_mib=64, disk_mib=4, pids=32)
-        identity = Identity("sandbox-00000000", bytes(16))
-        async with self._running(engine, spec, new_sandbox_id(), identity) as guest:
+    def _need(self, facts: EngineFacts, missing: list[str]) -> None:
+        if missing and not self._allow_unlimited:
+            rootless = ", rootless" if facts.rootless else ""
+            raise Unsupported(
+                f"this engine does not limit {', '.join(missing)} (cgroup v{facts.cgroup_version}{rootless})",
+                hint=f"{LIMITS_HINT}, or set [security] allow_unlimited = true",
+            )
+
+    async def _trial(self, engine: Engine) -> tuple[Isolation, list[str]]:
+        """One container, from the agent's image alone: what holds it in, and which limits it is not held to."""
+        await _remove_trials(engine)
+        sandbox = new_sandbox_id()
+        async with self._running(engine, TRIAL, sandbox, NOBODY, trial=True) as guest:
             await guest.ping()
+            once = {"stream": "false", "one-shot": "true"}
+            stats = await engine.api.call("GET", f"/containers/{name_of(sandbox)}/stats", query=once)
+            loose = unheld(stats, (TRIAL.memory_mib + TRIAL.disk_mib) * MIB, TRIAL.pids + OWN_PIDS)
+            self._need(engine.facts, loose)
             kernel = guest.facts.facts.get("kernel", "")
             if self._runtime != "runsc":
-                return Isolation.CONTAINER
+                await self._prove(engine, guest)
+                return Isolation.CONTAINER, loose
             version = (await guest.read_file("/proc/version", limit=4096)).decode(errors="replace")
             if kernel == engine.facts.kernel or not version.startswith(f"Linux version {GVISOR_KERNEL} "):
                 raise Unsupported(
                     f"the runtime {self._runtime!r} is not gVisor: programs in it see the kernel {kernel}",
                     hint="point the engine's runtime at gVisor's runsc",
                 )
-            return Isolation.KERNEL_PROXY
+            return Isolation.KERNEL_PROXY, loose
+
+    async def _prove(self, engine: Engine, guest: Guest) -> None:
+        """Raises Unsupported where a container is held less tightly than we asked for."""
+        said = b""
+        async for event in await guest.exec(ExecRequest(tuple(word.encode() for word in QUESTION), cwd="/")):
+            if isinstance(event, Stdout):
+                said += event.data
+        if weak := weaknesses(said.decode(errors="replace")):
+            path = self._files / f"seccomp-{engine.facts.machine}.json"
+            await anyio.to_thread.run_sync(_keep, path, json.dumps(profile(engine.facts.machine)))
+            raise Unsupported(
+                f"containers of this engine are confined too weakly: {'; '.join(weak)}",
+                hint=f"use an engine on this host, or copy {path} to the engine's host and name it as seccomp_profile "
+                "in its containers.conf",
+            )
 
     async def _engine(self, *, again: bool = False) -> Engine:
         """The engine, asked once who it is."""
@@ -162,13 +200,21 @@ class DockerDriver(Driver):
             raise Unsupported(f"{self.backend} has no disks that outlive their sandbox")
         engine = await self._engine()
         await birth.record(container=name_of(birth.id))
-        async with self._running(engine, spec, birth.id, birth.identity) as guest:
+        async with self._running(engine, spec, birth.id, birth.identity, left=birth.record) as guest:
             yield guest
 
     async def image(self, name: str, tell: Tell) -> ImageFacts:
         """An image of the engine, or one that it can pull."""
         engine = await self._engine()
         return await engine.images.find(name, tell)
+
+    async def clear(self, keep: Collection[Digest] | None) -> list[str]:
+        """Images and volumes of ours in the engine, of whatever home and version."""
+        engine = await self._engine()
+        try:
+            return await engine.images.clear(keep)
+        except EngineRefused as err:
+            raise as_ours(err, f"{self.backend}'s images") from err
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
         """Remove the container of that name, and any with that label."""
@@ -183,14 +229,25 @@ class DockerDriver(Driver):
         agent, volume = await engine.images.agent()
         if spec.image == AGENT_ALONE:
             return agent, volume
+        if not engine.images.volume_filled:
+            async with self._running(engine, TRIAL, new_sandbox_id(), NOBODY, trial=True):
+                pass
         if spec.image_name:
             return await engine.images.foreign(spec.image), volume
         return await engine.images.runtime(spec.runtime, spec.image), volume
 
     @asynccontextmanager
     async def _running(
-        self, engine: Engine, spec: BootSpec, sandbox: SandboxId, identity: Identity
+        self,
+        engine: Engine,
+        spec: BootSpec,
+        sandbox: SandboxId,
+        identity: Identity,
+        *,
+        left: Callable[..., Awaitable[None]] | None = None,
+        trial: bool = False,
     ) -> AsyncIterator[ContainerGuest]:
+        """One container; `left` is told when it could not be removed."""
         image, volume = await self._root(engine, spec)
         container = Container(
             sandbox,
@@ -204,6 +261,7 @@ class DockerDriver(Driver):
             volumes=image.volumes,
             files=await self._local_files(engine),
             runtime=self._runtime,
+            trial=trial,
         )
         stream: AttachedStream | None = None
         try:
@@ -216,11 +274,17 @@ class DockerDriver(Driver):
                 stream = AttachedStream(*await engine.api.attach(container.name))
                 await engine.api.call("POST", f"/containers/{container.name}/start", deadline_s=BOOT_DEADLINE_S)
             async with self._greeted(engine, stream, container, identity) as guest:
+                if spec.image == AGENT_ALONE:
+                    engine.images.volume_filled = True
                 yield guest
         finally:
             with anyio.CancelScope(shield=True):
                 try:
-                    await _remove_quietly(engine.api, container.name)
+                    await _remove(engine.api, container.name)
+                except AgentkernelError as err:
+                    # It ends with its input if it has begun; one that was made and not started stays.
+                    if left is not None:
+                        await left(left=err.message)
                 finally:
                     if stream is not None:
                         await stream.aclose()
@@ -268,6 +332,7 @@ class DockerDriver(Driver):
 
 
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+LIMITS_HINT = "use an engine on cgroup v2, or one of root, and a runtime that heeds control groups"
 GVISOR_KERNEL = "4.4.0"
 """The version of Linux that gVisor says it is."""
 
@@ -288,8 +353,7 @@ def _engine_words(engine: Engine) -> Iterator[None]:
     try:
         yield
     except EngineRefused as err:
-        if err.status == 404:
-            engine.images.forget()  # an image or a volume was removed behind our back; the next one makes it anew
+        engine.images.forget()  # an image or a volume may have been removed behind our back: the next one looks again
         raise Broken(
             f"the engine made no container: {err.message}", hint="agentkernel doctor tells what works here"
         ) from err
@@ -314,11 +378,11 @@ async def _gone(api: EngineApi, container: str) -> None:
             raise as_ours(err, f"the container {container} could not be removed") from err
 
 
-async def _remove_quietly(api: EngineApi, container: str) -> None:
-    """At a sandbox's end: where the engine does not answer any more, the container ends when its input does, and is
-    removed for that.
+async def _remove_trials(engine: Engine) -> None:
+    """Containers of probes that ended without their engine: nobody's, and in nobody's journal. Not those of a probe
+    that may still go on.
     """
-    try:
-        await _remove(api, container)
-    except AgentkernelError:
-        return
+    filters = json.dumps({"label": [TRIAL_LABEL]})
+    for each in await engine.api.call("GET", "/containers/json", query={"all": "1", "filters": filters}) or []:
+        if engine.facts.time_s - float(each.get("Created") or 0) > TRIAL_OVER_S:
+            await _remove(engine.api, str(each["Id"]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from agentkernel.drivers.docker.container import DOCKER, PODMAN, Dialect, Limits
 from agentkernel.model.errors import Unsupported
@@ -20,6 +22,7 @@ class EngineFacts:
         architecture: as images call it, `amd64`.
         machine: the same as `uname -m` calls it.
         runtimes: names of the OCI runtimes that it can be asked for.
+        time_s: its clock when it was asked, in seconds since 1970; 0 when it does not say.
     """
 
     version: str
@@ -31,6 +34,7 @@ class EngineFacts:
     runtimes: frozenset[str]
     rootless: bool
     cgroup_version: str
+    time_s: float = 0.0
 
 
 def facts_of(version: object, info: object, where: str) -> EngineFacts:
@@ -63,6 +67,7 @@ def facts_of(version: object, info: object, where: str) -> EngineFacts:
         runtimes=frozenset(map(str, info.get("Runtimes") or {})),
         rootless="rootless" in security,
         cgroup_version=str(info.get("CgroupVersion") or "1"),
+        time_s=_seconds(str(info.get("SystemTime") or "")),
     )
 
 
@@ -74,6 +79,32 @@ def limits_of(info: Mapping[str, object]) -> Limits:
         cpu=bool(info.get("CpuCfsQuota")),
         pids=bool(info.get("PidsLimit")),
     )
+
+
+def unheld(stats: object, memory_bytes: int, pids: int) -> list[str]:
+    """Limits that a running container is not held to, as the host's control groups have it; a runtime may ignore those,
+    whatever its engine says.
+
+    Args:
+        stats: the answer of `/containers/ID/stats`.
+    """
+    told = stats if isinstance(stats, dict) else {}
+    memory = (told.get("memory_stats") or {}).get("limit") or 0
+    processes = told.get("pids_stats") or {}
+    # Podman counts processes and does not tell their limit.
+    counted = "current" in processes and "limit" not in processes
+    return [
+        *(["memory"] if not 0 < memory <= memory_bytes else []),
+        *(["processes"] if not counted and not 0 < processes.get("limit", 0) <= pids else []),
+    ]
+
+
+def _seconds(time: str) -> float:
+    """Of RFC 3339, whose fractions may have more digits than Python takes."""
+    try:
+        return datetime.fromisoformat(re.sub(r"\.\d+", "", time)).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,8 @@ class EngineImages:
         self._importing = anyio.Lock()
         self._known: dict[Digest, Found] = {}
         self._agent: tuple[Found, str] | None = None
+        self.volume_filled = False
+        """Whether a container of the agent's own image has begun, which is when an engine fills the volume."""
 
     async def agent(self) -> tuple[Found, str]:
         """The image that holds nothing but the agent, and the name of the volume that every container gets it from.
@@ -97,7 +99,7 @@ class EngineImages:
     def forget(self) -> None:
         """Look again: the engine does not have what it had."""
         self._known.clear()
-        self._agent = None
+        self._agent, self.volume_filled = None, False
 
     async def foreign(self, image: Digest) -> Found:
         """An image by name that `find` has found."""
@@ -183,14 +185,49 @@ class EngineImages:
 
     async def _remove_older(self, name: str, image: Digest) -> None:
         """Images of that runtime that nobody uses any more."""
-        filters = json.dumps({"label": [f"{RUNTIME_LABEL}={name}"]})
-        for older in await self._api.call("GET", "/images/json", query={"filters": filters}) or []:
-            if (older.get("Labels") or {}).get(IMAGE_LABEL) != _mark(image):
-                try:
-                    for reference in older.get("RepoTags") or [older["Id"]]:
-                        await self._api.call("DELETE", f"/images/{reference}")
-                except EngineRefused:
-                    continue  # a container runs on it
+        for older in await self._ours(RUNTIME_LABEL, name):
+            if older["Labels"].get(IMAGE_LABEL) != _mark(image):
+                await self._removed(older)
+
+    async def clear(self, keep: Collection[Digest] | None) -> list[str]:
+        """As `Driver.clear`: images of runtimes, and the agent's image and volume, of all versions of ours."""
+        agent = ""
+        if keep is not None:
+            content = await anyio.Path(self._artifacts.agent(self._machine)).read_bytes()
+            agent = hashlib.sha256(content).hexdigest()
+        marks = {_mark(image) for image in keep or ()}
+        runtimes = [each for each in await self._ours(IMAGE_LABEL) if each["Labels"][IMAGE_LABEL] not in marks]
+        agents = [each for each in await self._ours(AGENT_LABEL) if each["Labels"][AGENT_LABEL] != agent]
+        gone = [f"image {_called(each)}" for each in [*runtimes, *agents] if await self._removed(each)]
+        filters = json.dumps({"label": [AGENT_LABEL]})
+        for volume in (await self._api.call("GET", "/volumes", query={"filters": filters}))["Volumes"] or []:
+            if (volume["Labels"] or {}).get(AGENT_LABEL) != agent and await self._deleted(f"/volumes/{volume['Name']}"):
+                gone.append(f"volume {volume['Name']}")
+        self.forget()
+        return gone
+
+    async def _ours(self, label: str, value: str = "") -> list[dict[str, Any]]:
+        """Images with that label."""
+        filters = json.dumps({"label": [f"{label}={value}" if value else label]})
+        found = await self._api.call("GET", "/images/json", query={"filters": filters}) or []
+        return [each for each in found if label in (each.get("Labels") or {})]
+
+    async def _removed(self, image: Mapping[str, Any]) -> bool:
+        references = [tag for tag in image.get("RepoTags") or () if not tag.startswith("<none>")] or [str(image["Id"])]
+        return all([await self._deleted(f"/images/{reference}") for reference in references])
+
+    async def _deleted(self, path: str) -> bool:
+        """Whether it went; something that a container uses does not."""
+        try:
+            await self._api.call("DELETE", path)
+        except EngineRefused as err:
+            return err.status == 404
+        return True
+
+
+def _called(image: Mapping[str, Any]) -> str:
+    tags = image.get("RepoTags") or ()
+    return str(tags[0] if tags else image["Id"])
 
 
 def facts_of(name: str, image: Mapping[str, object], architecture: str) -> ImageFacts:
@@ -225,7 +262,7 @@ UNREACHABLE = (
 OTHER_PROCESSOR = ("no matching manifest", "no image found in manifest list", "no image found in image index")
 MISSING = (
     *("not found", "does not exist", "manifest unknown", "denied", "unauthorized", "no such image"),
-    *("repository name", "short-name", "unknown:"),
+    *("repository name", "short-name", "unknown:", "no basic auth"),
 )
 
 

@@ -5,6 +5,7 @@
 program: LIMITATIONS.md says what stands in for it.
 """
 
+from agentkernel.drivers.firecracker.about import ABOUT
 from agentkernel.drivers.firecracker.driver import FirecrackerDriver
 
-__all__ = ["FirecrackerDriver"]
+__all__ = ["ABOUT", "FirecrackerDriver"]

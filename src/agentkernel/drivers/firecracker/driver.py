@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,7 +16,7 @@ import anyio.to_thread
 from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.confine.reap import boot_id
-from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Kernel, Prepare
+from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Kernel, Prepare, Tell
 from agentkernel.drivers.firecracker import machine
 from agentkernel.drivers.firecracker.api import SNAPSHOT_DEADLINE_S, Api, NotListening, connected
 from agentkernel.drivers.firecracker.binary import Binaries, examine, find, jailer_beside
@@ -27,15 +26,15 @@ from agentkernel.drivers.firecracker.machine import Request
 from agentkernel.drivers.firecracker.vsock import connect
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.vmm.coming_up import BINDS, NO_ROOT, SETTLE_S, coming_up, files_prepared
-from agentkernel.drivers.vmm.files import keep_disk, opened
-from agentkernel.drivers.vmm.hardware import hardware_hint, processor
-from agentkernel.drivers.vmm.made_for import require_match, write_key
-from agentkernel.drivers.vmm.trials import read_verdict, trial_birth, verdict_file, write_verdict
-from agentkernel.model.errors import AgentkernelError, Broken, Busy, Unsupported
+from agentkernel.drivers.vmm.files import keep_alone, keep_disk, opened
+from agentkernel.drivers.vmm.hardware import hardware_hint
+from agentkernel.drivers.vmm.made_for import inputs_of, require_match, write_key
+from agentkernel.drivers.vmm.trials import Trials, Verdict
+from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
 from agentkernel.model.ids import SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
 from agentkernel.model.readiness import Capabilities, Readiness
-from agentkernel.model.spec import BootSpec
+from agentkernel.model.spec import BootSpec, ImageFacts
 
 BOOT_DEADLINE_S = 30.0
 """From spawn to greeting of a boot as of a clone; hardware needs a second for the one and a tenth for the other."""
@@ -47,8 +46,6 @@ RETRY_S = 3600.0
 """How long a verdict against Firecracker is kept."""
 FORMAT = 1
 """Of a template's files, devices and kernel arguments: raised whenever those change."""
-TESTED = "a machine booted here; this project tests its driver with a stand-in for Firecracker only"
-"""Said where it is usable, until the tests have met the real program."""
 FALLBACK = "[microvm] vmm = qemu works without"
 
 
@@ -60,15 +57,12 @@ class Place:
         configured: `[microvm] firecracker`, or empty.
         environ: where FIRECRACKER_BIN and PATH are read.
         data: our own data folder, for what `setup` copied there.
-        verdicts, trials: as for QEMU: what was proved, and room to prove it.
         hardware: why KVM cannot work, without trying; empty when it may.
     """
 
     configured: str
     environ: Mapping[str, str]
     data: Path | None
-    verdicts: Path
-    trials: Path
     hardware: Callable[[], str] = field(default=hardware_hint)
 
 
@@ -77,6 +71,8 @@ class FirecrackerDriver(Driver):
 
     Args:
         artifacts: where kernel, root file systems and blank disks come from.
+        place: where Firecracker may be.
+        trials: whether it works here, remembered between daemons.
     """
 
     backend = Backend.MICROVM
@@ -84,16 +80,16 @@ class FirecrackerDriver(Driver):
     capabilities = Capabilities(
         frozenset(
             {
-                *(Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT),
+                *(Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.IMAGES),
                 *(Feature.TEMPLATE, Feature.PAUSE),
             }
         )
     )
 
-    def __init__(self, artifacts: Artifacts, place: Place) -> None:
+    def __init__(self, artifacts: Artifacts, place: Place, trials: Trials) -> None:
         self._artifacts = artifacts
         self._place = place
-        self._trying = anyio.Lock()
+        self._trials = trials
         self._known: tuple[tuple[object, ...], Binaries] | None = None
 
     async def probe(self) -> Readiness:
@@ -121,13 +117,13 @@ class FirecrackerDriver(Driver):
                 usable=False, vmm=Vmm.FIRECRACKER, version=binaries.version, reason=err.message, remedy=err.hint
             )
         limits = this_hosts_cgroups()
-        unlimited = "" if limits.version else "; no cgroup holds Firecracker itself to memory and processes here"
+        unlimited = "" if limits.version else "no cgroup holds Firecracker itself to memory and processes here"
         return Readiness(
             usable=True,
             isolation=Isolation.VM,
             vmm=Vmm.FIRECRACKER,
             version=binaries.version,
-            reason=TESTED + unlimited,
+            reason=unlimited,
         )
 
     @asynccontextmanager
@@ -136,6 +132,10 @@ class FirecrackerDriver(Driver):
         binaries = await self._binaries()
         async with self._booted(binaries, spec, birth) as (_, guest, _):
             yield guest
+
+    async def image(self, name: str, tell: Tell) -> ImageFacts:
+        """As the contract says: any image for this processor, from this host or a registry."""
+        return await self._artifacts.pulled(name, tell)
 
     async def template(self, spec: BootSpec, birth: Birth, prepare: Prepare) -> Path:
         """Boot, prepare, fall silent, pause, have memory and devices written, take both out of the jail."""
@@ -193,18 +193,15 @@ class FirecrackerDriver(Driver):
         that.
         """
         kernel = await self._artifacts.kernel()
-        path = verdict_file(self._place.verdicts, "firecracker", (binaries.digest, kernel.digest))
-        async with self._trying:
-            if (kept := _still_holds(path)) is None:
-                kept = await self._tried(binaries)
-                write_verdict(path, kept)
-        if kept.get("reason"):
-            raise Unsupported(kept["reason"], hint=kept.get("remedy", ""))
+        digests = (binaries.digest, kernel.digest)
+        found = await self._trials.verdict("firecracker", digests, partial(self._tried, binaries), holds=_still_holds)
+        if found.get("reason"):
+            raise Unsupported(found["reason"], hint=found.get("remedy", ""))
 
-    async def _tried(self, binaries: Binaries) -> dict[str, str]:
+    async def _tried(self, binaries: Binaries) -> Verdict:
         spec = BootSpec(Backend.MICROVM, "base", NO_ROOT, vmm=Vmm.FIRECRACKER, memory_mib=256, disk_mib=0)
         try:
-            with trial_birth(self._place.trials) as birth:
+            with self._trials.birth() as birth:
                 async with self._booted(binaries, spec, birth) as (_, guest, _):
                     await guest.ping()
         except AgentkernelError as err:
@@ -236,7 +233,7 @@ class FirecrackerDriver(Driver):
                 await anyio.to_thread.run_sync(jail.copy, blank, machine.SCRATCH)
             elif blank is not None and birth.disk is not None:
                 await anyio.to_thread.run_sync(keep_disk, blank, birth.disk)
-                stack.enter_context(_alone(birth.disk))
+                keep_alone(opened(birth.disk, os.O_RDWR, stack.enter_context(ExitStack())))
                 jail.lend(birth.disk, machine.SCRATCH)
         return jail
 
@@ -269,25 +266,17 @@ class FirecrackerDriver(Driver):
 def template_inputs(binaries: Binaries, kernel: Kernel, spec: BootSpec) -> dict[str, object]:
     """All that a clone must have in common with its template."""
     orders = machine.hardware(spec, root=spec.image != NO_ROOT)
-    warm_up = {"warm_up": list(map(list, spec.warm_up))} if spec.warm_up else {}
     return {
-        **warm_up,
+        **inputs_of(spec, kernel),
         "format": FORMAT,
         "firecracker": [binaries.digest, binaries.version],
-        "kernel": kernel.digest,
-        "image": spec.image,
-        "disk_mib": spec.disk_mib,
         "hardware": [[order.path, order.body] for order in orders],
-        "processor": processor(),
     }
 
 
-def _still_holds(path: Path) -> dict[str, str] | None:
-    """The kept verdict. One against Firecracker is old after an hour: its cause may have been a full disk."""
-    kept = read_verdict(path)
-    if kept is not None and kept.get("reason") and time.time() - path.stat().st_mtime > RETRY_S:
-        return None
-    return kept
+def _still_holds(verdict: Verdict, age_s: float) -> bool:
+    """One against Firecracker is old after an hour: its cause may have been a full disk."""
+    return not verdict.get("reason") or age_s <= RETRY_S
 
 
 def _wrong_host() -> str:
@@ -372,14 +361,3 @@ async def _unless_ended(process: ConfinedProcess) -> None:
     with anyio.move_on_after(KNOCK_S):
         ended = await process.wait_exited()
         raise Broken(f"Firecracker ended: {ended}")
-
-
-@contextmanager
-def _alone(disk: Path) -> Iterator[None]:
-    """Nobody else's machine writes to that disk meanwhile. Raises Busy."""
-    with ExitStack() as files:
-        try:
-            fcntl.flock(opened(disk, os.O_RDWR, files), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy("another sandbox uses this disk", hint="stop that one first") from None
-        yield

@@ -14,6 +14,7 @@ IMAGE = "/image"
 AGENT = "/agent"
 BUNDLE = "/bundle"
 MEMINFO = f"{BUNDLE}/meminfo"
+SAVED = "/saved"
 ROOT_FOLDER = "rootfs"
 STATE = "/tmp/state"  # noqa: S108 (the prison's own /tmp)
 CONTAINER = "sandbox"
@@ -33,9 +34,27 @@ SETTINGS = (
     "--rootless=false",
     # Ours holds from outside; in the prison there is no cgroup file system to write to.
     "--ignore-cgroups",
+    # The agent mounts the two that it needs.
+    "--cgroupfs=false",
+    # The bundle has no filter: what a program calls ends in the sentry, and its own filter is what the host sees. The
+    # agent gives commands one line of protection (guest/src/shield.c) by themselves.
+    "--oci-seccomp=false",
+    # The image is nobody's to change; the agent's file, the only one of the host's, is looked at anew.
+    "--file-access=exclusive",
+    "--file-access-mounts=shared",
+    # No device of the host, no call into it that the sentry does not need, and nothing that loosens its filter.
+    "--nvproxy=false",
+    "--tpuproxy=false",
+    "--iouring=false",
+    "--profile=false",
+    "--strace=false",
+    "--debug=false",
+    # Annotations of the bundle set the root, never one of these.
+    "--allow-flag-override=false",
 )
 """Chosen, not left to defaults, which change between versions. `directfs`: without it runsc makes the sentry another
-user of the host, and the prison has only one."""
+user of the host, and the prison has only one. `--fsgofer-host-uds` is an old name of `--host-uds`.
+`--watchdog-action=log` is the default and cannot be said: the sentry of 2024-07 ends at once when it is."""
 
 CAPABILITIES = tuple(
     f"CAP_{name}"
@@ -48,9 +67,10 @@ CAPABILITIES = tuple(
 """Of the agent, and of who asks to be root, over the sentry's own objects; the host sees none of them."""
 
 
-def command(program: str) -> tuple[str, ...]:
-    """argv that starts the sandbox of the bundle and ends with it."""
-    return (program, *SETTINGS, "run", "--bundle", BUNDLE, CONTAINER)
+def command(program: str, *, restores: bool = False) -> tuple[str, ...]:
+    """argv that starts the sandbox of the bundle, or goes on with the saved one, and ends with it."""
+    start = ("restore", "--image-path", SAVED) if restores else ("run",)
+    return (program, *SETTINGS, *start, "--bundle", BUNDLE, CONTAINER)
 
 
 def config(spec: BootSpec, *, holds_image: bool) -> bytes:
@@ -89,14 +109,15 @@ def _root(holds_image: bool) -> dict[str, str]:
 
 
 def _mounts(spec: BootSpec) -> list[dict[str, object]]:
+    half = f"size={spec.memory_mib // 2}m"  # as Linux has it: one that is full is a full disk, not the end of all
     mounts: list[dict[str, object]] = [
         _mount("/proc", "proc"),
         _mount("/sys", "sysfs"),
         _mount("/dev", "devtmpfs"),
         _mount("/dev/pts", "devpts"),
-        _mount("/dev/shm", "tmpfs", "mode=1777"),  # noqa: S108
-        _mount("/tmp", "tmpfs", "mode=1777"),  # noqa: S108
-        _mount("/run", "tmpfs", "mode=0755"),
+        _mount("/dev/shm", "tmpfs", "mode=1777", half),  # noqa: S108
+        _mount("/tmp", "tmpfs", "mode=1777", half),  # noqa: S108
+        _mount("/run", "tmpfs", "mode=0755", half),
         {"destination": f"{INSIDE}/agent", "type": "bind", "source": AGENT, "options": ["ro", "nosuid", "nodev"]},
     ]
     if spec.disk_mib:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio.to_thread
@@ -14,29 +13,32 @@ import anyio.to_thread
 from agentkernel.drivers.confine import Bind, ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell, Tool
-from agentkernel.drivers.gvisor import bundle
+from agentkernel.drivers.gvisor import bundle, snapshot
 from agentkernel.drivers.gvisor.guest import GvisorGuest
-from agentkernel.drivers.gvisor.memory import Held, check, held, threads
-from agentkernel.drivers.gvisor.trial import Trials
+from agentkernel.drivers.gvisor.memory import check, limits, threads
 from agentkernel.drivers.limits import Cgroups, find
+from agentkernel.drivers.limits.held import Held, held
 from agentkernel.drivers.link import PlainSocket
-from agentkernel.model.errors import AgentkernelError, Broken, Unsupported
-from agentkernel.model.ids import Digest, SandboxId
+from agentkernel.drivers.vmm.coming_up import BINDS, NO_ROOT, coming_up, files_prepared
+from agentkernel.drivers.vmm.trials import Trials, Verdict
+from agentkernel.model.errors import AgentkernelError, Unsupported
+from agentkernel.model.ids import SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation
 from agentkernel.model.readiness import Capabilities, Readiness
 from agentkernel.model.spec import BootSpec, ImageFacts
 
 BOOT_DEADLINE_S = 30.0
 """From spawn to greeting; alone it takes a fifth of a second."""
-BINDS = {"workspace": "/workspace", "scratch": "/scratch"}
-WORDS_KEPT = 600
 STATE_BYTES = 4 << 20
 """runsc's notes on its one container, and the mount points of the prisons that it builds within ours."""
 OPEN_FILES = 16384
 """The sentry holds one per open file of the host's, few; and one per thread of the sandbox's, in its platform."""
-FEATURES = frozenset({Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.IMAGES})
-NO_ROOT = Digest("none")
-"""The image of a sandbox that holds nothing but the agent."""
+FEATURES = frozenset(
+    {
+        *(Feature.FILES, Feature.STDIN, Feature.USER_ROOT, Feature.DISK_LIMIT, Feature.IMAGES),
+        *(Feature.SNAPSHOT, Feature.FORK),
+    }
+)
 
 
 class GvisorDriver(Driver):
@@ -67,7 +69,7 @@ class GvisorDriver(Driver):
         try:
             self._groups()
             tool = await self._artifacts.tool("runsc")
-            await self._trials.pass_once(tool.digest, self._trial)
+            await self._trials.verdict("gvisor", (tool.digest,), self._tried)
         except AgentkernelError as err:
             return Readiness(usable=False, reason=err.message, remedy=err.hint)
         return Readiness(usable=True, isolation=Isolation.KERNEL_PROXY, version=tool.version)
@@ -79,16 +81,15 @@ class GvisorDriver(Driver):
             raise Unsupported(
                 "sandboxes in gVisor have no disk that outlives them", hint="use the microvm backend for lasting disks"
             )
+        async with self._come_up(await self._artifacts.tool("runsc"), spec, birth) as guest:
+            yield guest
+
+    @asynccontextmanager
+    async def restore(self, folder: Path, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:
+        """Load the sentry with all that is in it, its disk too."""
         tool = await self._artifacts.tool("runsc")
-        async with AsyncExitStack() as stack:
-            within = await stack.enter_async_context(held(self._groups(), birth.id, spec))
-            process, stream = await self._started(tool, spec, birth, within, stack)
-            with _coming_up(process):
-                guest = await stack.enter_async_context(GvisorGuest.attach(stream, birth.identity, pids=spec.pids))
-                guest.live_in(within.group)
-                if spec.disk_mib:
-                    await guest.mount_disk(bundle.DISK_SERIAL, "tmpfs", BINDS)
-                within.has_booted(spec)
+        snapshot.check_fits(folder, self._inputs(tool, spec))
+        async with self._come_up(tool, spec, birth, folder) as guest:
             yield guest
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
@@ -106,14 +107,34 @@ class GvisorDriver(Driver):
         check(groups)
         return groups
 
-    async def _trial(self, birth: Birth) -> None:
-        """The smallest sandbox, until its agent has answered."""
+    async def _tried(self) -> Verdict:
+        """The smallest sandbox, until its agent has answered. Raises what kept it from that."""
         spec = BootSpec(Backend.GVISOR, "base", image=NO_ROOT, memory_mib=128, disk_mib=0)
-        async with self.boot(spec, birth) as guest:
-            await guest.ping()
+        with self._trials.birth() as birth:
+            async with self.boot(spec, birth) as guest:
+                await guest.ping()
+        return {}
+
+    @asynccontextmanager
+    async def _come_up(
+        self, tool: Tool, spec: BootSpec, birth: Birth, saved: Path | None = None
+    ) -> AsyncIterator[GvisorGuest]:
+        """A sandbox of its own, or one that goes on from saved files."""
+        async with AsyncExitStack() as stack:
+            within = await stack.enter_async_context(held(self._groups(), birth.id, limits(spec)))
+            process, stream = await self._started(tool, spec, birth, within, stack, saved=saved)
+            with coming_up(process, BOOT_DEADLINE_S, "sandbox"):
+                guest = await stack.enter_async_context(GvisorGuest.attach(stream, birth.identity, pids=spec.pids))
+                guest.live_in(within.group, process.pid, lambda: self._inputs(tool, spec))
+                if spec.disk_mib and saved is None:
+                    await guest.mount_disk(bundle.DISK_SERIAL, "tmpfs", BINDS)
+            yield guest
+
+    def _inputs(self, tool: Tool, spec: BootSpec) -> dict[str, object]:
+        return snapshot.inputs(tool, spec, self._artifacts.agent(platform.machine()))
 
     async def _started(
-        self, tool: Tool, spec: BootSpec, birth: Birth, within: Held, stack: AsyncExitStack
+        self, tool: Tool, spec: BootSpec, birth: Birth, within: Held, stack: AsyncExitStack, *, saved: Path | None
     ) -> tuple[ConfinedProcess, PlainSocket]:
         """The confined runsc and our end of its standard streams; both end with `stack`."""
         image = None if spec.image == NO_ROOT else await self._artifacts.root(spec.image)
@@ -123,9 +144,13 @@ class GvisorDriver(Driver):
         stack.push_async_callback(stream.aclose)
         with theirs:
             confinement = Confinement(
-                argv=bundle.command(tool.path),
+                argv=bundle.command(tool.path, restores=saved is not None),
                 tree=tool.root,
-                binds=(*_made(birth.directory, spec, image), Bind(agent, bundle.AGENT)),
+                binds=(
+                    *_made(birth.directory, spec, image),
+                    Bind(agent, bundle.AGENT),
+                    *(snapshot.binds(saved) if saved else ()),
+                ),
                 pass_fds=(theirs.fileno(),),
                 stdio_fd=theirs.fileno(),
                 nesting=True,
@@ -145,7 +170,7 @@ def _made(directory: Path, spec: BootSpec, image: Path | None) -> Iterator[Bind]
     else passes the sandbox's folder.
     """
     place = directory / "bundle"
-    try:
+    with files_prepared(directory, "sandbox"):
         inside = place / bundle.ROOT_FOLDER / bundle.INSIDE.lstrip("/")
         for folder in (place, inside.parent, inside):
             folder.mkdir()
@@ -157,31 +182,6 @@ def _made(directory: Path, spec: BootSpec, image: Path | None) -> Iterator[Bind]
         ):
             (place / name).write_bytes(content)
             (place / name).chmod(0o644)
-    except OSError as err:
-        raise Broken(
-            f"the sandbox's files could not be made in {directory}: {err}", hint="df -h shows whether that disk is full"
-        ) from err
     yield Bind(place, bundle.BUNDLE)
     if image is not None:
         yield Bind(image, bundle.IMAGE)
-
-
-@contextmanager
-def _coming_up(process: ConfinedProcess) -> Iterator[None]:
-    """Hold a boot to its deadline and explain its failure. The deadline ends the sandbox: its stream ends, and the
-    attach with it, whose task group keeps a cancel scope from being left here.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.call_later(BOOT_DEADLINE_S, process.kill)
-    try:
-        yield
-    except (Broken, OSError) as err:
-        late = deadline.when() <= loop.time()
-        reason = f"did not come up within {BOOT_DEADLINE_S:.0f} s" if late else f"did not come up: {err}"
-        words = process.last_words().strip()[-WORDS_KEPT:]
-        raise Broken(
-            f"the sandbox {reason}" + (f"; its last words: {words}" if words else ""),
-            hint="agentkernel doctor tells what works here",
-        ) from err
-    finally:
-        deadline.cancel()

@@ -15,7 +15,7 @@ from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell
 from agentkernel.drivers.hyperlight.guest import HyperlightGuest
 from agentkernel.drivers.vmm.hardware import KVM, hardware_hint
-from agentkernel.drivers.vmm.trials import read_verdict, trial_birth, verdict_file, write_verdict
+from agentkernel.drivers.vmm.trials import Trials, Verdict
 from agentkernel.drivers.worker.guest import WorkerGuest
 from agentkernel.drivers.worker.launch import greeted
 from agentkernel.drivers.worker.place import ROOT, interpreter, package_folder
@@ -53,8 +53,7 @@ class HyperlightDriver(Driver):
     """Programs in Hyperlight's micro-VMs.
 
     Args:
-        verdicts: where trials' findings are kept.
-        trials: where a trial's private folder is made.
+        trials: whether it works here, remembered between daemons.
     """
 
     backend = Backend.HYPERLIGHT
@@ -64,10 +63,8 @@ class HyperlightDriver(Driver):
     programs = LANGUAGES
     runtimes = frozenset({"base", "python"})
 
-    def __init__(self, _artifacts: Artifacts, verdicts: Path, trials: Path) -> None:
-        self._verdicts = verdicts
+    def __init__(self, _artifacts: Artifacts, trials: Trials) -> None:
         self._trials = trials
-        self._trying = anyio.Lock()
 
     async def probe(self) -> Readiness:
         """Run a snippet in a machine of a confined worker, once for this kernel, processor and package.
@@ -81,34 +78,25 @@ class HyperlightDriver(Driver):
         if not KVM.exists():
             return Readiness(usable=False, reason=hardware_hint() or f"there is no {KVM}", remedy=REMEDY)
         version = importlib.metadata.version(DISTRIBUTION)
-        path = verdict_file(self._verdicts, "hyperlight", (_digest(codes),))
-        async with self._trying:
-            kept = read_verdict(path)
-            if kept is None or "reason" not in kept:
-                reason, proven = await self._try(codes)
-                kept = {"reason": reason}
-                if proven:
-                    write_verdict(path, kept)
-        if kept["reason"]:
-            return Readiness(usable=False, reason=kept["reason"], remedy=REMEDY, version=version)
-        return Readiness(usable=True, isolation=Isolation.VM, version=version)
-
-    async def _try(self, codes: Mapping[Kind, Path]) -> tuple[str, bool]:
-        """Why it does not work, nothing where it does; and whether that is so the next time too."""
-        spec = BootSpec(Backend.HYPERLIGHT, "base", image=NO_IMAGE, memory_mib=64, disk_mib=1, pids=4)
         try:
-            with trial_birth(self._trials) as birth, anyio.fail_after(TRIAL_S):
-                async with _worker(codes, spec, birth) as guest:
-                    trouble = await _snippet(guest)
-                    proven = True
+            verdict = await self._trials.verdict("hyperlight", (_digest(codes),), lambda: self._tried(codes))
+            trouble = verdict["trouble"]
         except TimeoutError:
-            trouble, proven = f"a trial did not end within {TRIAL_S:.0f} s", False
+            trouble = f"a trial did not end within {TRIAL_S:.0f} s"
         except AgentkernelError as error:
-            trouble, proven = error.message, False
+            trouble = error.message
         if not trouble:
-            return "", proven
+            return Readiness(usable=True, isolation=Isolation.VM, version=version)
         hint = hardware_hint()
-        return f"Hyperlight was tried and failed: {trouble}" + (f" ({hint})" if hint else ""), proven
+        reason = f"Hyperlight was tried and failed: {trouble}" + (f" ({hint})" if hint else "")
+        return Readiness(usable=False, reason=reason, remedy=REMEDY, version=version)
+
+    async def _tried(self, codes: Mapping[Kind, Path]) -> Verdict:
+        """Run a snippet; `trouble` is what went wrong in the machine. Raises what went wrong before."""
+        spec = BootSpec(Backend.HYPERLIGHT, "base", image=NO_IMAGE, memory_mib=64, disk_mib=1, pids=4)
+        with self._trials.birth() as birth, anyio.fail_after(TRIAL_S):
+            async with _worker(codes, spec, birth) as guest:
+                return {"trouble": await _snippet(guest)}
 
     @asynccontextmanager
     async def boot(self, spec: BootSpec, birth: Birth) -> AsyncIterator[Guest]:

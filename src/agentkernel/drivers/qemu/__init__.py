@@ -4,6 +4,7 @@
 attaches the link.
 """
 
+from agentkernel.drivers.qemu.about import ABOUT
 from agentkernel.drivers.qemu.driver import QemuDriver
 
-__all__ = ["QemuDriver"]
+__all__ = ["ABOUT", "QemuDriver"]

@@ -15,10 +15,13 @@ import anyio.to_thread
 from agentkernel.drivers.confine import ConfinedProcess, Confinement, confined
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Prepare, Tell, Tool
+from agentkernel.drivers.limits import Cgroups, find
+from agentkernel.drivers.limits.held import held
 from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.qemu import snapshot as snapshots
-from agentkernel.drivers.qemu.accelerator import Verdicts
+from agentkernel.drivers.qemu.accelerator import accelerator_here
 from agentkernel.drivers.qemu.guest import QemuGuest
+from agentkernel.drivers.qemu.limits import THREADS, limits
 from agentkernel.drivers.qemu.machine import SCRATCH_SERIAL, Accelerator, Descriptors, Machine, Memory, arguments
 from agentkernel.drivers.qemu.template import (
     OpenTemplates,
@@ -31,15 +34,16 @@ from agentkernel.drivers.qemu.template import (
 from agentkernel.drivers.vmm.coming_up import BINDS, NO_ROOT, SETTLE_S, coming_up, files_prepared
 from agentkernel.drivers.vmm.files import (
     SCRATCH,
-    alone,
     both_ways,
     connect_below,
     copy_sparse,
+    keep_alone,
     keep_disk,
     listen_below,
     opened,
 )
 from agentkernel.drivers.vmm.made_for import check_fits, require_match, write_key
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.model.errors import AgentkernelError, Unsupported
 from agentkernel.model.ids import SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation, Vmm
@@ -50,7 +54,6 @@ BOOT_DEADLINE_S = {Accelerator.KVM: 30.0, Accelerator.TCG: 90.0}
 """From spawn to greeting. An emulated boot takes 3 to 4 s alone; many at once on two cores take their turn."""
 CLONE_DEADLINE_S = 60.0
 """From spawn to greeting of a copy; it takes a tenth of a second alone."""
-THREADS = 64
 OPEN_FILES = 256
 
 
@@ -59,7 +62,7 @@ class QemuDriver(Driver):
 
     Args:
         artifacts: where QEMU, kernel, root file systems and blank disks come from.
-        verdicts: whether KVM works here, remembered between daemons.
+        trials: whether KVM works here, remembered between daemons.
     """
 
     backend = Backend.MICROVM
@@ -75,9 +78,9 @@ class QemuDriver(Driver):
         )
     )
 
-    def __init__(self, artifacts: Artifacts, verdicts: Verdicts) -> None:
+    def __init__(self, artifacts: Artifacts, trials: Trials) -> None:
         self._artifacts = artifacts
-        self._verdicts = verdicts
+        self._trials = trials
         self._templates = OpenTemplates()
 
     async def probe(self) -> Readiness:
@@ -169,8 +172,9 @@ class QemuDriver(Driver):
         await self._artifacts.discard_template(template)
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
-        """Kill the supervisor and the QEMU of that sandbox; folder and row are the engine's."""
+        """Kill the supervisor and the QEMU of that sandbox, remove its group; folder and row are the engine's."""
         await reap_processes(sandbox, facts)
+        await anyio.to_thread.run_sync(find().reap, sandbox)
 
     async def _accelerator(self, tool: Tool) -> tuple[Accelerator, str]:
         """What works here, and if it is not KVM, why."""
@@ -182,7 +186,7 @@ class QemuDriver(Driver):
             async with self._booted(tool, Machine(spec, accelerator), birth) as guest:
                 await guest.ping()
 
-        return await self._verdicts.get((tool.digest, kernel.digest), trial)
+        return await accelerator_here(self._trials, (tool.digest, kernel.digest), trial)
 
     @asynccontextmanager
     async def _booted(
@@ -246,24 +250,29 @@ class QemuDriver(Driver):
             else:
                 await anyio.to_thread.run_sync(keep_disk, source, birth.disk)
                 scratch.symlink_to(birth.disk)
+        disks = None if scratch is None else both_ways(scratch, files)
+        if disks is not None:
+            keep_alone(disks[1])
         return Descriptors(
             link=files.enter_context(listen_below(directory, "link")).fileno(),
             qmp=files.enter_context(listen_below(directory, "qmp")).fileno(),
             root=None if root is None else opened(root, os.O_RDONLY, files),
-            scratch=None if scratch is None else alone(*both_ways(scratch, files)),
+            scratch=disks,
             scratch_lasts=birth.disk is not None,
         )
 
     async def _started(
         self, tool: Tool, machine: Machine, birth: Birth, fds: Descriptors, stack: AsyncExitStack
     ) -> tuple[ConfinedProcess, PlainSocket]:
-        """The confined QEMU and a connection to its link; both end with `stack`."""
+        """The confined QEMU, its group, and a connection to its link; all end with `stack`."""
+        within = await stack.enter_async_context(held(_groups(), birth.id, limits(machine.spec)))
         confinement = Confinement(
             argv=(tool.path, *arguments(birth.id, machine, fds)),
             tree=tool.root,
             pass_fds=fds.all(),
             kvm=machine.accelerator is Accelerator.KVM,
             remove=birth.directory,
+            group_fds=within.fds,
             threads=THREADS,
             open_files=OPEN_FILES,
         )
@@ -289,3 +298,11 @@ class QemuDriver(Driver):
         if spec.disk_mib and mount:
             await guest.mount_disk(SCRATCH_SERIAL, "ext4", BINDS)
         return guest
+
+
+def _groups() -> Cgroups | None:
+    """Where machines are held to limits. None where not all of them can be: the guest is bounded by its size all the
+    same, so that is no refusal.
+    """
+    groups = find()
+    return None if groups.missing else groups

@@ -16,7 +16,7 @@ from agentkernel.drivers.contract import Kernel, Tool
 from agentkernel.drivers.qemu.machine import Machine, hardware
 from agentkernel.drivers.qemu.qmp import Monitor, command, leave_memory_out
 from agentkernel.drivers.vmm.files import connect_below, copy_data, opened
-from agentkernel.drivers.vmm.hardware import processor
+from agentkernel.drivers.vmm.made_for import inputs_of
 from agentkernel.model.errors import Broken
 
 FORMAT = 3
@@ -31,17 +31,11 @@ SEALS = 0b1111
 
 def template_inputs(tool: Tool, kernel: Kernel, machine: Machine) -> dict[str, object]:
     """All that a clone must have in common with its template."""
-    spec = machine.spec
-    warm_up = {"warm_up": list(map(list, spec.warm_up))} if spec.warm_up else {}
     return {
-        **warm_up,
+        **inputs_of(machine.spec, kernel),
         "format": FORMAT,
         "qemu": [tool.digest, tool.version],
-        "kernel": kernel.digest,
-        "image": spec.image,
-        "disk_mib": spec.disk_mib,
         "hardware": list(hardware(machine)),
-        "processor": processor(),
     }
 
 

@@ -23,18 +23,18 @@ WORDS_KEPT = 600
 
 
 @contextmanager
-def files_prepared(directory: Path) -> Iterator[None]:
+def files_prepared(directory: Path, what: str = "microVM") -> Iterator[None]:
     """Explain why a machine's files could not be made: the disk is full, descriptors ran out."""
     try:
         yield
     except OSError as err:
         raise Broken(
-            f"the microVM's files could not be made in {directory}: {err}", hint="df -h shows whether that disk is full"
+            f"the {what}'s files could not be made in {directory}: {err}", hint="df -h shows whether that disk is full"
         ) from err
 
 
 @contextmanager
-def coming_up(process: ConfinedProcess, deadline_s: float) -> Iterator[None]:
+def coming_up(process: ConfinedProcess, deadline_s: float, what: str = "microVM") -> Iterator[None]:
     """Hold a boot to its deadline and explain its failure.
 
     A cancel scope cannot be left while the link's task group inside it stays open, so the deadline ends the machine
@@ -49,7 +49,7 @@ def coming_up(process: ConfinedProcess, deadline_s: float) -> Iterator[None]:
         reason = f"did not come up within {deadline_s:.0f} s" if late else f"did not come up: {err}"
         words = process.last_words().strip()[-WORDS_KEPT:]
         raise Broken(
-            f"the microVM {reason}" + (f"; its last words: {words}" if words else ""),
+            f"the {what} {reason}" + (f"; its last words: {words}" if words else ""),
             hint="agentkernel doctor tells what works here",
         ) from err
     finally:

@@ -68,17 +68,17 @@ def both_ways(path: Path, files: ExitStack) -> tuple[int, int]:
     return opened(path, os.O_RDONLY, files), opened(path, os.O_RDWR, files)
 
 
-def alone(reading: int, writing: int) -> tuple[int, int]:
-    """The same, if nobody else writes there. The lock is the open file's, which QEMU inherits: it ends with QEMU.
+def keep_alone(disk: int) -> None:
+    """Have a disk, opened for writing, for one machine. The lock is the open file's: it ends with the last who has
+    that, which for QEMU is QEMU.
 
     Raises:
         Busy: another machine has it.
     """
     try:
-        fcntl.flock(writing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(disk, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise Busy("another sandbox uses this disk", hint="stop that one first") from None
-    return reading, writing
 
 
 def keep_disk(blank: Path, disk: Path) -> None:

@@ -9,12 +9,27 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from agentkernel.drivers.contract import Kernel
+from agentkernel.drivers.vmm.hardware import processor
 from agentkernel.model.errors import Broken, NotFound, Refused
+from agentkernel.model.spec import BootSpec
 
 MADE_FOR = "made-for.json"
 
 Inputs = Mapping[str, object]
 """All that a machine must have in common with the one that was saved; JSON can carry it."""
+
+
+def inputs_of(spec: BootSpec, kernel: Kernel) -> dict[str, object]:
+    """What is told apart for every monitor's machines; each adds itself and its hardware."""
+    warm_up = {"warm_up": list(map(list, spec.warm_up))} if spec.warm_up else {}
+    return {
+        **warm_up,
+        "kernel": kernel.digest,
+        "image": spec.image,
+        "disk_mib": spec.disk_mib,
+        "processor": processor(),
+    }
 
 
 def _written(inputs: Inputs) -> str:

@@ -10,7 +10,9 @@ import pytest
 
 from agentkernel.drivers.docker.container import (
     DOCKER,
+    LABEL,
     PODMAN,
+    TRIAL_LABEL,
     Container,
     Dialect,
     Limits,
@@ -34,7 +36,6 @@ def host(container: Container) -> dict[str, Any]:
 def test_a_container_may_have_nothing_that_it_does_not_need() -> None:
     body = creation(ONE)
     assert body["User"] == "1000:1000"
-    assert body["NetworkDisabled"] is True
     assert body["Entrypoint"] == ["/.agentkernel/agent"]
     assert body["Hostname"] == "sandbox-01234567"
     held = host(ONE)
@@ -70,6 +71,8 @@ def test_every_file_system_in_memory_is_bounded_and_has_no_devices() -> None:
     for options in mounts.values():
         assert {"nosuid", "nodev"} <= set(options.split(","))
         assert "size=" in options
+        assert "nr_inodes=" in options
+    assert f"nr_inodes={768 * 512}" in mounts["/workspace"].split(",")
     assert "uid=1000" in mounts["/workspace"]
     assert "uid=1000" not in mounts["/run"]
     assert "mode=1777" in mounts["/tmp"]
@@ -89,6 +92,19 @@ def test_podman_is_told_the_same_as_options_and_files() -> None:
     assert f"mask={':'.join(MASKED)}" in held["SecurityOpt"]
     assert {"Type": "bind", "Source": "/hosts", "Target": "/etc/hosts", "ReadOnly": True} in held["Mounts"]
     assert held["Tmpfs"]["/workspace"].endswith(",U")
+    assert "nr_inodes" not in held["Tmpfs"]["/workspace"]
+
+
+def test_neither_has_a_network_and_docker_names_the_sandbox_in_its_hosts_file() -> None:
+    docker, podman = host(ONE), host(replace(ONE, dialect=PODMAN))
+    assert docker["NetworkMode"] == podman["NetworkMode"] == "none"
+    assert docker["ExtraHosts"] == ["sandbox-01234567:127.0.1.1"]
+    assert "ExtraHosts" not in podman
+
+
+def test_a_trial_s_container_is_labelled_so() -> None:
+    assert creation(replace(ONE, trial=True))["Labels"] == {LABEL: ONE.sandbox, TRIAL_LABEL: ""}
+    assert creation(ONE)["Labels"] == {LABEL: ONE.sandbox}
 
 
 @pytest.mark.parametrize("dialect", [DOCKER, PODMAN])

@@ -16,6 +16,7 @@ from agentkernel.admin.firecracker import adopt_firecracker
 from agentkernel.drivers.firecracker import FirecrackerDriver
 from agentkernel.drivers.firecracker.binary import SUMS, examine, find, own_folder
 from agentkernel.drivers.firecracker.driver import Place
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.images.store import Store
 from agentkernel.model.errors import AgentkernelError, Refused, Unsupported
 
@@ -182,7 +183,9 @@ def test_setup_by_the_command_line(tmp_path: Path) -> None:
 
 
 def driver(tmp_path: Path, store: Store, configured: str, hardware: str) -> FirecrackerDriver:
-    return FirecrackerDriver(store, Place(configured, {}, None, tmp_path / "v", tmp_path / "t", lambda: hardware))
+    return FirecrackerDriver(
+        store, Place(configured, {}, None, lambda: hardware), Trials(tmp_path / "v", tmp_path / "t")
+    )
 
 
 async def test_the_probe_names_everything_that_is_missing_at_once(tmp_path: Path, store: Store) -> None:

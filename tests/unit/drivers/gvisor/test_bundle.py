@@ -34,6 +34,26 @@ def test_the_agent_holds_nothing_that_talks_to_devices_or_networks() -> None:
         assert not refused & set(held)
 
 
+def test_what_is_in_memory_and_everybodys_has_a_size() -> None:
+    sizes = {
+        mount["destination"]: [option for option in mount["options"] if option.startswith("size=")]
+        for mount in document()["mounts"]
+        if mount["type"] == "tmpfs" and mount["destination"] != "/.agentkernel/disks/scratch"
+    }
+    assert sizes == {"/tmp": ["size=128m"], "/dev/shm": ["size=128m"], "/run": ["size=128m"]}
+
+
+def test_a_restore_differs_from_a_start_by_what_it_goes_on_from() -> None:
+    start, restore = bundle.command("/runsc"), bundle.command("/runsc", restores=True)
+    at = start.index("run")
+    assert restore == (*start[:at], "restore", "--image-path", "/saved", *start[at + 1 :])
+
+
+def test_no_setting_is_given_twice() -> None:
+    names = [setting.split("=")[0] for setting in bundle.SETTINGS if setting.startswith("--")]
+    assert len(names) == len(set(names))
+
+
 def test_the_image_is_mounted_by_the_sentry_below_a_layer_in_memory() -> None:
     assert document()["annotations"] == {
         "dev.gvisor.spec.rootfs.source": "/image",
@@ -80,4 +100,3 @@ def test_its_group_holds_memory_and_disk_and_what_the_sentry_takes() -> None:
     assert held.memory_bytes == (256 + 64 + OWN_MIB) << 20
     assert held.cpus == 2.0
     assert held.pids == threads(SPEC) > 100
-    assert limits(SPEC, booting=True).cpus == 3.0

@@ -37,6 +37,7 @@ for _name in READY:
     importlib.import_module(_name)
 
 import atexit
+import gc
 import linecache
 import random
 import runpy
@@ -226,3 +227,8 @@ class WitWorld(wit_world.WitWorld):
         except BaseException as error:
             traceback.print_exception(error)
             return 1
+
+
+# What is there now stays: a collector that went through it would touch, and so copy, all of it in every instance.
+gc.collect()
+gc.freeze()
