@@ -11,7 +11,7 @@ from tests.nested.host import NestedHost
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 ALL = "hyperlight"
-QUICK = "hyperlight and (integration or fresh-hyperlight or archive or parents or owner or boot or paths)"
+QUICK = "hyperlight and (integration or archive or boot or paths)"
 """Chosen behaviours for every day."""
 
 
@@ -27,7 +27,8 @@ async def test_a_snippet_runs_behind_hardware_and_says_so(nested: NestedHost) ->
 import os
 from agentkernel.client import Connection
 with Connection(os.environ["AGENTKERNEL_HOME"] + "/daemon.sock", timeout_s=120) as daemon:
-    reply = daemon.ask("exec", backend="hyperlight", command=["python3", "-c", "print(6 * 7)"], minimum_isolation="vm")
+    wanted = {"runtime": "python", "backend": "hyperlight", "minimum_isolation": "vm"}
+    reply = daemon.ask("exec", command=["python3", "-c", "print(6 * 7)"], **wanted)
     print(reply["exit_code"], reply["isolation"], reply["stdout"])
 """
     words = ("run", "--backend", "hyperlight", "--", "js", "-e", "console.log(6 * 7)")
