@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from agentkernel.drivers.contract import Driver
+from agentkernel.drivers.hyperlight.driver import HyperlightDriver
+from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.drivers.wasm.driver import WasmDriver
 from agentkernel.images.store import Store
 from agentkernel.model.ids import Digest
@@ -119,6 +121,17 @@ def wasm_spec(_store: Store, **changes: int) -> BootSpec:
     return BootSpec(Backend.WASM, "python", Digest("none"), **sizes)
 
 
+def hyperlight_driver(store: Store) -> HyperlightDriver:
+    """The driver as the daemon makes it."""
+    return HyperlightDriver(store, Trials(store.data / "readiness", store.state / "trials"))
+
+
+def hyperlight_spec(_store: Store, **changes: int) -> BootSpec:
+    """A small sandbox; it has no image."""
+    sizes = {"memory_mib": 128, "disk_mib": 16, "pids": 16} | changes
+    return BootSpec(Backend.HYPERLIGHT, "python", Digest("none"), **sizes)
+
+
 @contextmanager
 def nothing_to_prepare(_store: Store) -> Iterator[None]:
     """What is missing is made on first use."""
@@ -149,6 +162,16 @@ CANDIDATES: dict[str, Candidate] = {
     "wasm": Candidate(
         driver=wasm_driver,
         spec=wasm_spec,
+        ready=nothing_to_prepare,
+        own_kernel=False,
+        lifecycles={"fresh": booted},
+        processes=recorded_processes,
+        remains=supervised_remains,
+        end_behind=lambda birth: os.kill(int(birth.facts["pid"]), signal.SIGKILL),
+    ),
+    "hyperlight": Candidate(
+        driver=hyperlight_driver,
+        spec=hyperlight_spec,
         ready=nothing_to_prepare,
         own_kernel=False,
         lifecycles={"fresh": booted},

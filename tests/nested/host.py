@@ -30,6 +30,7 @@ from tests.support.machines import cradle, qemu_driver, request
 CHECKOUT = Path(__file__).parents[2]
 PACKED = ("src", "tests", "tools", "guest/vectors", "pyproject.toml")
 TEST_PACKAGES = ("pytest", "hypothesis")
+EXTRAS = ("hyperlight",)
 RUNTIME = "python"
 MEMORY_MIB, DISK_MIB, PROCESSES = 3072, 4096, 4096
 ENVIRONMENT = {
@@ -144,6 +145,7 @@ async def _install_packages(target: Path, store: Store) -> None:
             *(sys.executable, "-m", "pip", "install", "--quiet", "--target", target),
             *("--python-version", minor[0], "--only-binary=:all:"),
             *(*project["dependencies"], *TEST_PACKAGES),
+            *(package for extra in EXTRAS for package in project["optional-dependencies"][extra]),
         ],
         env=process.caller_environment("PIP_"),
     )

@@ -16,7 +16,7 @@ from tests.support.machines import Machine, booted, run, store_at
 
 from agentkernel.drivers.confine import confinement_of
 from agentkernel.drivers.wasm.driver import WasmDriver
-from agentkernel.drivers.wasm.programs import Kind
+from agentkernel.drivers.worker.programs import Kind
 from agentkernel.model.ids import Digest
 from agentkernel.model.kinds import Backend
 from agentkernel.model.spec import BootSpec

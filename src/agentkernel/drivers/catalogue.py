@@ -15,6 +15,8 @@ from agentkernel.drivers.docker.endpoint import docker_endpoint, podman_endpoint
 from agentkernel.drivers.firecracker import FirecrackerDriver
 from agentkernel.drivers.firecracker.driver import Place
 from agentkernel.drivers.gvisor import GvisorDriver
+from agentkernel.drivers.hyperlight.about import ABOUT as HYPERLIGHT
+from agentkernel.drivers.hyperlight.driver import HyperlightDriver
 from agentkernel.drivers.qemu import QemuDriver
 from agentkernel.drivers.vmm.trials import Trials
 from agentkernel.drivers.wasm.about import ABOUT as WASM
@@ -54,6 +56,7 @@ ABOUT: dict[tuple[Backend, Vmm | None], About] = {
     (Backend.DOCKER, None): docker.DOCKER,
     (Backend.PODMAN, None): docker.PODMAN,
     (Backend.WASM, None): WASM,
+    (Backend.HYPERLIGHT, None): HYPERLIGHT,
 }
 """What each declares of itself for readers."""
 
@@ -82,5 +85,6 @@ def catalogue(artifacts: Artifacts, settings: Settings) -> dict[tuple[Backend, V
             allow_unlimited=settings.allow_unlimited,
         ),
         WasmDriver(artifacts, settings.trials),
+        HyperlightDriver(artifacts, trials()),
     ]
     return {(driver.backend, driver.vmm): driver for driver in drivers}

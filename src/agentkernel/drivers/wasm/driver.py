@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import importlib.metadata
 import shutil
-import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 
-from agentkernel.drivers.confine import Bind, ConfinedProcess, Confinement, confined
+from agentkernel.drivers.confine import Bind, Confinement
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell
-from agentkernel.drivers.link import PlainSocket
 from agentkernel.drivers.wasm.guest import WasmGuest
 from agentkernel.drivers.wasm.native import native_code
-from agentkernel.drivers.wasm.place import NATIVE, ROOT, interpreter
-from agentkernel.drivers.wasm.programs import PATTERNS, Kind
+from agentkernel.drivers.worker.guest import WorkerGuest
+from agentkernel.drivers.worker.launch import greeted
+from agentkernel.drivers.worker.place import ROOT, interpreter, package_folder
+from agentkernel.drivers.worker.programs import PATTERNS, Kind
 from agentkernel.model.errors import AgentkernelError, Broken, NotFound
 from agentkernel.model.execution import ExecRequest, Exited
 from agentkernel.model.ids import Digest, SandboxId, new_sandbox_id
@@ -35,7 +34,11 @@ TRIAL_S = 30.0
 THREADS = 512
 """One per program, those of wasmtime, and those that read input for programs."""
 OPEN_FILES = 1024
-WORDS_KEPT = 600
+WASMTIME = ("wasmtime", "wasm")
+"""The package, and our extra that has it."""
+WORKER = "agentkernel.drivers.wasm.worker.main"
+NATIVE = "/agentkernel/native"
+"""Where the worker finds compiled code."""
 NO_IMAGE = Digest("none")
 """The image of a sandbox that takes what is there."""
 TRIAL_MODULE = bytes.fromhex("0061736d 01000000 01040160 0000 03020100 070a01065f737461727400 00 0a040102000b")
@@ -96,7 +99,7 @@ class WasmDriver(Driver):
 
     async def natives(self) -> dict[Kind, Path]:
         """Compiled code of each language, made when it is not there."""
-        interpreter()  # said before anything is fetched: whether wasmtime is there at all
+        package_folder(*WASMTIME)  # said before anything is fetched: whether wasmtime is there at all
         return {kind: await native_code(self._artifacts, str(kind)) for kind in (Kind.PYTHON, Kind.JAVASCRIPT)}
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
@@ -104,17 +107,13 @@ class WasmDriver(Driver):
         await reap_processes(sandbox, facts)
 
     @asynccontextmanager
-    async def _worker(self, natives: Mapping[Kind, Path], spec: BootSpec, birth: Birth) -> AsyncIterator[WasmGuest]:
+    async def _worker(self, natives: Mapping[Kind, Path], spec: BootSpec, birth: Birth) -> AsyncIterator[WorkerGuest]:
         """A worker that was greeted. `natives`: compiled code of the languages that it is to run."""
-        async with AsyncExitStack() as stack:
-            ours, theirs = socket.socketpair()
-            stream = PlainSocket(ours)
-            stack.push_async_callback(stream.aclose)
-            with theirs:
-                confinement = _confinement(natives, spec, birth, theirs.fileno())
-                process = await stack.enter_async_context(confined(confinement, birth))
-            with _coming_up(process):
-                guest = await stack.enter_async_context(WasmGuest.attach(stream, birth.identity, pids=spec.pids))
+
+        def confinement(link: int) -> Confinement:
+            return _confinement(natives, spec, birth, link)
+
+        async with greeted(WasmGuest, confinement, birth, pids=spec.pids, deadline_s=BOOT_DEADLINE_S) as guest:
             yield guest
 
 
@@ -124,7 +123,7 @@ def _digest(natives: Mapping[Kind, Path]) -> Digest:
 
 
 def _confinement(natives: Mapping[Kind, Path], spec: BootSpec, birth: Birth, link: int) -> Confinement:
-    python = interpreter()
+    python = interpreter(WORKER, [package_folder(*WASMTIME)])
     inside = {kind: f"{NATIVE}/{kind}" for kind in natives}
     arguments = (str(link), str(spec.memory_mib), ROOT, *(f"{kind}={path}" for kind, path in inside.items()))
     return Confinement(
@@ -138,25 +137,6 @@ def _confinement(natives: Mapping[Kind, Path], spec: BootSpec, birth: Birth, lin
         open_files=OPEN_FILES,
         tmp_bytes=max(1, spec.disk_mib) << 20,
     )
-
-
-@contextmanager
-def _coming_up(process: ConfinedProcess) -> Iterator[None]:
-    """Hold a start to its deadline and explain its failure; the deadline ends the worker, and so its stream."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.call_later(BOOT_DEADLINE_S, process.kill)
-    try:
-        yield
-    except (Broken, OSError) as err:
-        late = deadline.when() <= loop.time()
-        reason = f"did not come up within {BOOT_DEADLINE_S:.0f} s" if late else f"did not come up: {err}"
-        words = process.last_words().strip()[-WORDS_KEPT:]
-        raise Broken(
-            f"the wasm worker {reason}" + (f"; its last words: {words}" if words else ""),
-            hint="agentkernel doctor tells what works here",
-        ) from err
-    finally:
-        deadline.cancel()
 
 
 async def _try(guest: Guest) -> None:

@@ -7,7 +7,6 @@ import os
 import posixpath
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import wasmtime
@@ -15,19 +14,17 @@ from wasmtime import WasmtimeError
 from wasmtime.component import Component
 
 from agentkernel.drivers.wasm.engine import new_engine
-from agentkernel.drivers.wasm.programs import Foreign, Kind, program_of
-from agentkernel.drivers.wasm.worker.instances import ABORT, Ended, Instance, Stopped, language_linker, trap_words
+from agentkernel.drivers.wasm.worker.instances import ABORT, Instance, language_linker, trap_words
 from agentkernel.drivers.wasm.worker.javascript import JavaScript
-from agentkernel.drivers.wasm.worker.run import KILL, Run, run_module
-from agentkernel.drivers.wasm.worker.tree import Tree
+from agentkernel.drivers.wasm.worker.modules import run_module
+from agentkernel.drivers.worker.execution import Ended, Stopped
+from agentkernel.drivers.worker.programs import Foreign, Kind, program_of
+from agentkernel.drivers.worker.requests import settle
+from agentkernel.drivers.worker.run import KILL, Run
+from agentkernel.drivers.worker.tree import Tree
 from agentkernel.wire import program
 
 MOST_MODULE_BYTES = 256 << 20
-KNOWN_FLAGS = program.STDIN_OPEN | program.TERMINAL | program.MAKE_CWD
-USERS = frozenset({"", "sandbox", "1000", "1000:1000"})
-HOME = {b"HOME": b"/home/sandbox", b"USER": b"sandbox", b"LOGNAME": b"sandbox"}
-
-
 Runner = Callable[[Instance], Ended]
 """Has an instance become a language, wait for its program, and run it."""
 
@@ -128,21 +125,10 @@ class Host:
 
     def start(self, run: Run) -> program.Failed | None:
         """Begin a program on a thread of its own, or say why not."""
-        request = run.request
-        if request.flags & ~KNOWN_FLAGS:
-            return program.Failed(errno.EINVAL, "flags")
-        if request.flags & program.TERMINAL:
-            return program.Failed(errno.ENOTSUP, "terminal")
-        if request.rlimits:
-            return program.Failed(errno.ENOTSUP, f"rlimit: {request.rlimits[0].resource}")
-        if request.user not in USERS:
-            return program.Failed(errno.EPERM, f"user: {request.user}")
-        if request.flags & program.MAKE_CWD:
-            self._tree.make_directory(request.cwd, 0o755, parents=True)
-        if not self._tree.is_directory(request.cwd):
-            return program.Failed(errno.ENOENT, f"cwd: {request.cwd}")
-        run.request = replace(request, env=_with_home(request.env))
-        name = os.fsdecode(request.argv[0])
+        refusal = settle(run, self._tree)
+        if refusal is not None:
+            return refusal
+        name = os.fsdecode(run.request.argv[0])
         kind = program_of(name)
         if isinstance(kind, Foreign):
             return program.Failed(errno.ENOENT, f"program: {kind}")
@@ -176,8 +162,3 @@ class Host:
         if len(content) > MOST_MODULE_BYTES:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
         return content
-
-
-def _with_home(env: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    given = {entry.partition(b"=")[0] for entry in env}
-    return env + tuple(name + b"=" + value for name, value in HOME.items() if name not in given)

@@ -7,7 +7,6 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +15,12 @@ from wasmtime import ExitTrap, Store, WasiConfig, WasmtimeError, component
 from wasmtime import _bindings as bindings
 
 from agentkernel.drivers.wasm.compile import is_component
+from agentkernel.drivers.worker.execution import Ended, Output, Program, Stopped
 
-Output = Callable[[bytes], bool]
-"""Takes a piece of output, waits while nobody reads; False when the program has been stopped."""
 RUN = "wasi:cli/run@0.2."
 EIO = 5
 ABORT = 6
 """SIGABRT: what a trap is told as, as wasmtime's own command line does."""
-
-
-class Stopped(Exception):
-    """The program was told to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a program ended: an exit code, or a signal. `words`: of a trap."""
-
-    code: int
-    signal: int = 0
-    words: str = ""
-
-
-@dataclass(slots=True)
-class Program:
-    """What an instance is to run.
-
-    Attributes:
-        argv, env, cwd: as the caller gave them.
-        stdout, stderr: where its output goes.
-    """
-
-    argv: tuple[bytes, ...]
-    env: tuple[bytes, ...]
-    cwd: bytes
-    stdout: Output
-    stderr: Output
 
 
 class Instance:

@@ -15,10 +15,11 @@ from typing import Any
 import wasmtime
 from wasmtime import FuncType, ValType, WasmtimeError
 
-from agentkernel.drivers.wasm.worker.instances import Ended, Instance, Program
-from agentkernel.drivers.wasm.worker.tree import Tree
+from agentkernel.drivers.wasm.worker.instances import Instance
+from agentkernel.drivers.worker.execution import Ended, Program
+from agentkernel.drivers.worker.tree import Tree
 
-PRELUDE = Path(__file__).with_name("prelude.js")
+PRELUDE = Path(__file__).parents[2] / "worker/prelude.js"
 SCRIPT_WITH_AWAIT = 128
 MODULE = 1
 REJECTED = 2

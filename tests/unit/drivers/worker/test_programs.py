@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from agentkernel.drivers.wasm.programs import PATTERNS, Foreign, Kind, program_of
+from agentkernel.drivers.worker.programs import PATTERNS, Foreign, Kind, program_of
 
 
 @pytest.fixture(scope="module")

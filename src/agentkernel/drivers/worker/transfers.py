@@ -9,9 +9,9 @@ import stat
 import threading
 from typing import Protocol
 
-from agentkernel.drivers.wasm.worker.archive import extract
-from agentkernel.drivers.wasm.worker.feeder import Feeder
-from agentkernel.drivers.wasm.worker.tree import Tree
+from agentkernel.drivers.worker.archive import extract
+from agentkernel.drivers.worker.feeder import Feeder
+from agentkernel.drivers.worker.tree import Tree
 from agentkernel.wire import files, program
 from agentkernel.wire.fields import Payload
 from agentkernel.wire.frames import MOST_ENTRIES, MOST_PAYLOAD_BYTES

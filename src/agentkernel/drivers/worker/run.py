@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
 import time
 from typing import Protocol
 
-from wasmtime import WasmtimeError
-
-from agentkernel.drivers.wasm.worker.feeder import Feeder
-from agentkernel.drivers.wasm.worker.instances import Ended, Instance, Program, Stopped, trap_words
+from agentkernel.drivers.worker.execution import Ended, Instance, Program
+from agentkernel.drivers.worker.feeder import Feeder
 from agentkernel.wire import program
 from agentkernel.wire.fields import Payload
 from agentkernel.wire.frames import MOST_PAYLOAD_BYTES
 
 KILL = 9
-NOT_EXECUTABLE = 126
-QUICKLY_COMPILED_BYTES = 4 << 20
-"""Larger modules count as started before they are compiled: a host waits 20 s for a start, and no longer."""
 STOP_GRACE_S = 0.2
 """How long a stopped program may take to be gone before its end is told all the same: one that sleeps inside WASI wakes
 when its sleep is over, runs nothing any more, and is gone then.
@@ -113,6 +106,10 @@ class Run:
             self._line.say(self.number, program.Failed(error, what))
         self._line.ended(self)
 
+    def complain(self, words: bytes) -> None:
+        """Say something on its standard error, in its name."""
+        self._stderr(words)
+
     def finished(self, ended: Ended) -> None:
         """It has ended by itself, or was stopped."""
         self._used_us = max(0, int((time.thread_time() - self._began_s) * 1e6)) if self._began_s else 0
@@ -151,30 +148,3 @@ class Run:
                 self._line.say(self.number, kind(bytes(rest[:room])))
             rest = rest[room:]
         return not self._signal
-
-
-def run_module(run: Run, instance: Instance, content: bytes, folder: int) -> None:
-    """A WASI command from its bytes to its end, on a thread of its own.
-
-    Args:
-        folder: descriptor of its working directory; closed here.
-    """
-    name = os.fsdecode(run.request.argv[0])
-    started = len(content) > QUICKLY_COMPILED_BYTES
-    if started:
-        run.started()
-    try:
-        try:
-            act = instance.run_module(content, folder)
-        finally:
-            os.close(folder)
-        if not started:
-            run.started()
-        run.finished(act())
-    except Stopped:
-        run.finished(Ended(0, KILL))
-    except WasmtimeError as error:
-        if started:
-            run.finished(Ended(NOT_EXECUTABLE, words=f"{name}: {trap_words(str(error))}"))
-        else:
-            run.failed(errno.ENOEXEC, f"program: {name} ({trap_words(str(error))})")

@@ -1,24 +1,20 @@
-"""What the confined worker sees of this host: an interpreter, its library, wasmtime, and this package; nothing else."""
+"""What a confined worker sees of this host: an interpreter, its library, some packages, and ours; nothing else."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentkernel.drivers.confine import Bind
+from agentkernel.drivers.worker.entry import LIBRARIES, start_of
 from agentkernel.model.errors import Unsupported
 
-LIBRARIES = "/agentkernel/python"
-"""Where the worker finds packages."""
-NATIVE = "/agentkernel/native"
-"""Where it finds compiled code."""
 ROOT = "/tmp/root"  # noqa: S108  # in the sandbox's own mount namespace
 """The sandbox's file tree, in a tmpfs of its own."""
-WORKER = "agentkernel.drivers.wasm.worker.main"
-START = f"import sys; sys.path.append({LIBRARIES!r}); sys.argv[:1] = []; from {WORKER} import main; main(sys.argv)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +30,27 @@ class Interpreter:
     binds: tuple[Bind, ...]
 
 
-def wasmtime_folder() -> Path:
-    """The package. Raises Unsupported where it is not installed."""
-    found = importlib.util.find_spec("wasmtime")
+def package_folder(name: str, extra: str) -> Path:
+    """An installed package, which is not imported. Raises Unsupported where it is not: `extra` of ours has it."""
+    found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
-        raise Unsupported("the package wasmtime is not installed", hint="pip install 'agentkernel[wasm]'")
+        raise Unsupported(f"the package {name} is not installed", hint=f"pip install 'agentkernel[{extra}]'")
     return Path(next(iter(found.submodule_search_locations)))
 
 
-def interpreter() -> Interpreter:
-    """The interpreter that runs us, without its site-packages. Raises Unsupported."""
+def interpreter(entry: str, packages: Iterable[Path]) -> Interpreter:
+    """The interpreter that runs us, without its site-packages.
+
+    Args:
+        entry: module of ours whose `main` gets the arguments.
+        packages: folders of what it imports besides.
+    """
     program = Path(getattr(sys, "_base_executable", "") or sys.executable).resolve()
-    package = Path(__file__).parents[2]
-    binds = [Bind(wasmtime_folder(), f"{LIBRARIES}/wasmtime"), Bind(package, f"{LIBRARIES}/agentkernel")]
+    binds = [Bind(folder, f"{LIBRARIES}/{folder.name}") for folder in (*packages, Path(__file__).parents[2])]
     for place in _places(program):
         if not place.is_relative_to("/usr"):
             binds.append(Bind(place, str(place)))
-    return Interpreter((str(program), "-I", "-S", "-B", "-c", START), tuple(binds))
+    return Interpreter((str(program), "-I", "-S", "-B", "-c", start_of(entry)), tuple(binds))
 
 
 def _places(program: Path) -> list[Path]:

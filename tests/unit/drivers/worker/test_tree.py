@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agentkernel.drivers.wasm.worker.archive import extract
-from agentkernel.drivers.wasm.worker.feeder import Feeder
-from agentkernel.drivers.wasm.worker.tree import Tree
+from agentkernel.drivers.worker.archive import extract
+from agentkernel.drivers.worker.feeder import Feeder
+from agentkernel.drivers.worker.tree import Tree
 
 
 @pytest.fixture

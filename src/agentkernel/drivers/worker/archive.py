@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from agentkernel.drivers.wasm.worker.tree import Tree
+from agentkernel.drivers.worker.tree import Tree
 
 BLOCK_BYTES = 512
 COPY_BYTES = 1 << 18

@@ -1,15 +1,17 @@
-"""What a command asks of a WebAssembly sandbox: a language, a module, or something that needs another backend."""
+"""What a command asks of a sandbox without Linux: a language, a module, or something that needs another backend."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from fnmatch import fnmatchcase
 
 PYTHON_NAMES = frozenset({"python", "python3"})
 JAVASCRIPT_NAMES = frozenset({"js"})
 MODULE_SUFFIX = ".wasm"
 
-PATTERNS = (*sorted(PYTHON_NAMES), *sorted(JAVASCRIPT_NAMES), f"*{MODULE_SUFFIX}")
+LANGUAGES = (*sorted(PYTHON_NAMES), *sorted(JAVASCRIPT_NAMES))
+PATTERNS = (*LANGUAGES, f"*{MODULE_SUFFIX}")
 """What can be run, for who decides before a sandbox is there."""
 
 
@@ -42,3 +44,8 @@ def program_of(argument: str) -> Kind | Foreign:
     if name.endswith(MODULE_SUFFIX) and name != MODULE_SUFFIX:
         return Kind.MODULE
     return Foreign(argument)
+
+
+def runs(argument: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a sandbox that runs these names runs this one."""
+    return any(fnmatchcase(argument.rpartition("/")[2], pattern) for pattern in patterns)

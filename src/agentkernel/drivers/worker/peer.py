@@ -10,11 +10,11 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 
-from agentkernel.drivers.wasm.worker.feeder import Feeder
-from agentkernel.drivers.wasm.worker.host import Host
-from agentkernel.drivers.wasm.worker.run import Run
-from agentkernel.drivers.wasm.worker.transfers import Transfers
-from agentkernel.drivers.wasm.worker.tree import Tree
+from agentkernel.drivers.worker.execution import Engine
+from agentkernel.drivers.worker.feeder import Feeder
+from agentkernel.drivers.worker.run import Run
+from agentkernel.drivers.worker.transfers import Transfers
+from agentkernel.drivers.worker.tree import Tree
 from agentkernel.wire import GuestLink, Received, control, files, program
 from agentkernel.wire.fields import Payload
 from agentkernel.wire.frames import GENERATION
@@ -30,12 +30,12 @@ class Peer:
         stream: to the host; not blocking.
     """
 
-    def __init__(self, stream: socket.socket, tree: Tree, host: Host, facts: Iterable[str]) -> None:
+    def __init__(self, stream: socket.socket, tree: Tree, engine: Engine, facts: Iterable[str]) -> None:
         self.credit = threading.Condition(threading.RLock())
         self._link = GuestLink()
         self._stream = stream
         self._tree = tree
-        self._host = host
+        self._engine = engine
         self._facts = tuple(facts)
         self._transfers = Transfers(tree, self)
         self._out = bytearray()
@@ -244,7 +244,7 @@ class Peer:
             return
         run = Run(self, number, request)
         self._runs[number] = run
-        refusal = self._host.start(run)
+        refusal = self._engine.start(run)
         if refusal is not None:
             del self._runs[number]
             self.say(number, refusal)

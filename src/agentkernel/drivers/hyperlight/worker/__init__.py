@@ -1,0 +1,1 @@
+"""What executes programs inside the confinement: micro-VMs, one process each."""
