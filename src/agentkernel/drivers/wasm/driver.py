@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import shutil
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,9 +30,13 @@ from agentkernel.model.kinds import Backend, Feature, Isolation
 from agentkernel.model.readiness import Capabilities, Identity, Readiness
 from agentkernel.model.spec import BootSpec
 
+log = logging.getLogger(__name__)
+
 BOOT_DEADLINE_S = 30.0
 """From spawn to greeting; it takes a fraction of a second alone."""
 TRIAL_S = 30.0
+TRY_AGAIN_S = 300.0
+"""How long a language that could not be had is not asked for again: a slow registry is waited for each time."""
 THREADS = 512
 """One per program, those of wasmtime, and those that read input for programs."""
 OPEN_FILES = 1024
@@ -63,6 +69,7 @@ class WasmDriver(Driver):
     def __init__(self, artifacts: Artifacts, trials: Path) -> None:
         self._artifacts = artifacts
         self._trials = trials
+        self._lacking: dict[Kind, tuple[float, AgentkernelError]] = {}
 
     async def probe(self) -> Readiness:
         """Run a module that does nothing in a confined worker. Languages are made on first use, not here."""
@@ -98,9 +105,25 @@ class WasmDriver(Driver):
         return _digest(await self.natives())
 
     async def natives(self) -> dict[Kind, Path]:
-        """Compiled code of each language, made when it is not there."""
+        """Compiled code of each language, made when it is not there. One that cannot be had is left out for a while:
+        what asks for it is told that there is no such program, and the other one runs.
+
+        Raises:
+            AgentkernelError: there is none at all.
+        """
         package_folder(*WASMTIME)  # said before anything is fetched: whether wasmtime is there at all
-        return {kind: await native_code(self._artifacts, str(kind)) for kind in (Kind.PYTHON, Kind.JAVASCRIPT)}
+        found: dict[Kind, Path] = {}
+        for kind in (Kind.PYTHON, Kind.JAVASCRIPT):
+            if time.monotonic() < self._lacking.get(kind, (0.0, None))[0]:
+                continue
+            try:
+                found[kind] = await native_code(self._artifacts, str(kind))
+            except AgentkernelError as error:
+                log.warning("language left out", extra={"language": str(kind), "reason": error.message})
+                self._lacking[kind] = (time.monotonic() + TRY_AGAIN_S, error)
+        if not found:
+            raise self._lacking[Kind.PYTHON][1]
+        return found
 
     async def reap(self, sandbox: SandboxId, facts: Mapping[str, str | int]) -> None:
         """Kill the supervisor and the worker of that sandbox; folder and row are the engine's."""
