@@ -22,6 +22,7 @@ NOT_CONFIGURATION = frozenset(
     }
 )
 """Names with our prefix that other parts read."""
+PREWARM_BACKEND = "pool.prewarm_backend"
 
 ORIGINAL = (
     "sandbox.base_image",
@@ -71,7 +72,7 @@ def load(
         Refused: an unknown key (with the nearest known), or a value that is not well formed.
         Denied: a project's file that would loosen something, or set what is not its business.
     """
-    values = {path: known.default for path, known in KEYS.items()}
+    values = {path: known.default for path, known in KEYS.items()} | _wanted_backend(environ or {})
     warnings: list[str] = []
     values |= _from_file(user or {}, user_file, warnings)
     for path, value in _from_file(project or {}, project_file, warnings).items():
@@ -81,6 +82,13 @@ def load(
         values[path] = checked(path, value, "flag")
     warnings += _without_effect(values, environ or {})
     return Loaded(_built(values), tuple(warnings))
+
+
+def _wanted_backend(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What this user's `run` asks for is what to keep warm, unless a layer says otherwise."""
+    word = environ.get("AGENTKERNEL_BACKEND", "")
+    word = "firecracker" if word == "microvm" else word
+    return {PREWARM_BACKEND: word} if word in KEYS[PREWARM_BACKEND].rule.choices else {}
 
 
 def _without_effect(values: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[str]:

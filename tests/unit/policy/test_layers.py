@@ -224,3 +224,15 @@ def test_a_key_without_effect_is_said_to_have_none_where_it_is_set() -> None:
 def test_a_socket_is_moved_by_its_variable_and_not_by_a_file() -> None:
     assert load(environ={"AGENTKERNEL_SOCKET": "/run/x.sock"}).warnings == ()
     assert "daemon.socket has no effect" in load(user={"daemon": {"socket": "/run/x.sock"}}).warnings[0]
+
+
+def test_the_backend_that_a_user_runs_with_is_kept_warm_unless_a_layer_says_otherwise() -> None:
+    def warm(environ: dict[str, str], **layers: Any) -> str:
+        return load(environ=environ, **layers).config.pool.prewarm_backend
+
+    assert warm({}) == "firecracker"
+    assert warm({"AGENTKERNEL_BACKEND": "docker"}) == "docker"
+    assert warm({"AGENTKERNEL_BACKEND": "microvm"}) == "firecracker"
+    assert warm({"AGENTKERNEL_BACKEND": "nonsense"}) == "firecracker", "`run` says so, not the daemon"
+    assert warm({"AGENTKERNEL_BACKEND": "docker"}, user={"pool": {"prewarm_backend": "gvisor"}}) == "gvisor"
+    assert warm({"AGENTKERNEL_BACKEND": "docker", "AGENTKERNEL_POOL_PREWARM_BACKEND": "podman"}) == "podman"
