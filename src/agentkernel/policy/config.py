@@ -201,7 +201,8 @@ class Pool:
     prewarm: tuple[str, ...] = key(("native",), "Modes that fill at daemon start.", list, choices=tuple(Mode))
     prewarm_backend: str = key(
         "firecracker",
-        "Backend that fills them; `firecracker`: any microVM, as in requests. Where nobody sets it, AGENTKERNEL_BACKEND's.",
+        "Backend that fills them; `firecracker`: any microVM, as in requests. Where nobody sets it, that of "
+        "AGENTKERNEL_BACKEND.",
         choices=("firecracker", *(backend for backend in Backend if backend is not Backend.MICROVM), "auto"),
     )
     min_warm: int | None = key(None, "Kept warm per preset, at least; default: the preset's.", int, high=1024)
