@@ -273,8 +273,10 @@ def test_a_daemon_of_another_version_is_replaced_when_idle_and_named_when_busy(f
 def test_doctor_names_the_tier_and_the_reason(agentkernel: Agentkernel) -> None:
     said = agentkernel("doctor")
     assert said.returncode == 0
-    heading, *rows = said.stdout.decode().splitlines()
-    assert heading.split() == ["driver", "usable", "tier", "version", "reason", "remedy"]
+    heading, *lines = said.stdout.decode().splitlines()
+    assert heading.split() == ["driver", "usable", "tier", "version"]
+    assert max(map(len, lines)) <= 100
+    rows = [line for line in lines if not line.startswith(" ")]
     (qemu,) = [row.split() for row in rows if row.startswith("qemu")]
     assert qemu[1] == "yes"
     verdicts = json.loads(agentkernel("doctor", "--json").stdout)
