@@ -9,7 +9,7 @@ import platform
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,16 +64,21 @@ class Trials:
                 _write(path, kept)
         return kept
 
-    @contextmanager
-    def birth(self) -> Iterator[Birth]:
+    def birth(self) -> AbstractContextManager[Birth]:
         """A birth for a trial, in a private folder that is gone afterwards."""
-        sandbox = new_sandbox_id()
-        birth = _TrialBirth(sandbox, self._places / sandbox)
-        birth.directory.mkdir(mode=0o700, parents=True)
-        try:
-            yield birth
-        finally:
-            shutil.rmtree(birth.directory, ignore_errors=True)
+        return trial_birth(self._places)
+
+
+@contextmanager
+def trial_birth(places: Path) -> Iterator[Birth]:
+    """A birth for a trial that is not kept, in a folder below `places` that is gone afterwards."""
+    sandbox = new_sandbox_id()
+    birth = _TrialBirth(sandbox, places / sandbox)
+    birth.directory.mkdir(mode=0o700, parents=True)
+    try:
+        yield birth
+    finally:
+        shutil.rmtree(birth.directory, ignore_errors=True)
 
 
 @dataclass(slots=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
-import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -17,6 +15,7 @@ import anyio
 from agentkernel.drivers.confine import Bind, Confinement
 from agentkernel.drivers.confine import reap as reap_processes
 from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell
+from agentkernel.drivers.vmm.trials import trial_birth
 from agentkernel.drivers.wasm.guest import WasmGuest
 from agentkernel.drivers.wasm.native import native_code
 from agentkernel.drivers.worker.guest import WorkerGuest
@@ -25,9 +24,9 @@ from agentkernel.drivers.worker.place import ROOT, interpreter, package_folder
 from agentkernel.drivers.worker.programs import PATTERNS, Kind
 from agentkernel.model.errors import AgentkernelError, Broken, NotFound
 from agentkernel.model.execution import ExecRequest, Exited
-from agentkernel.model.ids import Digest, SandboxId, new_sandbox_id
+from agentkernel.model.ids import Digest, SandboxId
 from agentkernel.model.kinds import Backend, Feature, Isolation
-from agentkernel.model.readiness import Capabilities, Identity, Readiness
+from agentkernel.model.readiness import Capabilities, Readiness
 from agentkernel.model.spec import BootSpec
 
 log = logging.getLogger(__name__)
@@ -73,20 +72,15 @@ class WasmDriver(Driver):
 
     async def probe(self) -> Readiness:
         """Run a module that does nothing in a confined worker. Languages are made on first use, not here."""
-        sandbox = new_sandbox_id()
-        birth = _TrialBirth(sandbox, self._trials / sandbox)
-        birth.directory.mkdir(mode=0o700, parents=True)
         spec = BootSpec(Backend.WASM, "base", image=NO_IMAGE, memory_mib=16, disk_mib=1, pids=4)
         try:
-            with anyio.fail_after(TRIAL_S):
+            with trial_birth(self._trials) as birth, anyio.fail_after(TRIAL_S):
                 async with self._worker({}, spec, birth) as guest:
                     await _try(guest)
         except TimeoutError:
             return _no(Broken(f"a trial did not end within {TRIAL_S:.0f} s"))
         except AgentkernelError as error:
             return _no(error)
-        finally:
-            shutil.rmtree(birth.directory, ignore_errors=True)
         version = importlib.metadata.version("wasmtime")
         return Readiness(usable=True, isolation=Isolation.WASM, version=version)
 
@@ -172,16 +166,3 @@ async def _try(guest: Guest) -> None:
 
 def _no(error: AgentkernelError) -> Readiness:
     return Readiness(usable=False, reason=error.message, remedy=error.hint)
-
-
-@dataclass(slots=True)
-class _TrialBirth:
-    """A worker that only proves something: in no journal, because its supervisor ends it with us."""
-
-    id: SandboxId
-    directory: Path
-    disk: Path | None = None
-    identity: Identity = field(default_factory=lambda: Identity("sandbox-probe", bytes(16)))
-
-    async def record(self, **facts: str | int) -> None:
-        """Nothing to find again."""
