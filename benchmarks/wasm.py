@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,10 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
+import wasmtime
 from common import Report, arguments, say
+from wasmtime.component import Component
 
 from agentkernel.drivers.contract import Guest
 from agentkernel.drivers.wasm.driver import NO_IMAGE, WasmDriver
+from agentkernel.drivers.wasm.engine import new_engine
+from agentkernel.drivers.wasm.worker.instances import Instance, language_linker
+from agentkernel.drivers.worker.execution import Program
+from agentkernel.drivers.worker.programs import Kind
 from agentkernel.engine.command import run_command
 from agentkernel.images.store import Store
 from agentkernel.model.ids import SandboxId, new_sandbox_id
@@ -30,8 +39,10 @@ PROGRAMS = {
     "python3, json": ("python3", "-c", "import json; print(json.dumps([1]))"),
     "js": ("js", "-e", "console.log(1 + 1)"),
 }
-SETTLE_S = 0.05
+SETTLE_S = 0.02
 """Between programs, so that the next instance waits already."""
+INSIDE = ("fresh", "made ahead", "pre-run")
+"""Within a worker: the sum, an instance up to where it wants a program, and a program in one that waits."""
 
 
 @dataclass
@@ -64,6 +75,10 @@ async def main(rounds: int, *, as_json: bool) -> None:
         place = Path(name)
         driver = WasmDriver(Store(), place / "trials")
         say("first use may build and compile the languages: a minute or two")
+        native = (await driver.natives())[Kind.PYTHON]
+        say("python3, without the link")
+        for stage, samples in zip(INSIDE, await anyio.to_thread.run_sync(_inside, native, place, rounds), strict=True):
+            report.add(f"python3, {stage}, within", samples)
         async with booted(driver, place) as guest:
             for program, command in PROGRAMS.items():
                 say(program)
@@ -72,7 +87,11 @@ async def main(rounds: int, *, as_json: bool) -> None:
         say("workers")
         report.add("worker, spawn to greeting", [await _boot(driver, place) for _ in range(max(3, rounds // 10))])
     waiting = report.p50("python3, instance waiting")
-    report.note(f"python3 with an instance waiting takes {waiting:.1f} ms (wanted: 5 ms fresh, 1 ms pre-run)")
+    fresh, ready = (report.p50(f"python3, {name}, within") for name in ("fresh", "pre-run"))
+    report.note(f"python3 takes {fresh:.1f} ms in a fresh instance, {ready:.1f} ms in one that waits (wanted: 5, 1)")
+    report.note(
+        f"the link and the caller's side add {waiting - ready:.1f} ms, after a rest of {SETTLE_S * 1000:.0f} ms"
+    )
     report.finish(as_json=as_json)
 
 
@@ -85,6 +104,46 @@ async def _times(guest: Guest, command: tuple[str, ...], rounds: int, settle_s: 
         await run_command(guest, exec_request(command))
         samples.append((time.perf_counter() - began) * 1000)
     return samples
+
+
+def _inside(native: Path, place: Path, rounds: int) -> tuple[list[float], list[float], list[float]]:
+    """Milliseconds of each of `INSIDE`, by what a worker uses: an engine, compiled code, a thread per instance."""
+    engine = new_engine()
+    code, linker = Component.deserialize_file(engine, str(native)), language_linker(engine)
+    root = place / "root"
+    root.mkdir()
+    samples: tuple[list[float], list[float], list[float]] = ([], [], [])
+    for _ in range(rounds):
+        began = time.perf_counter()
+        instance = Waited(engine, root, SPEC.memory_mib << 20)
+        thread = threading.Thread(target=instance.run_language, args=(linker, code))
+        thread.start()
+        instance.wants.wait()
+        given = time.perf_counter()
+        said: list[bytes] = []
+        argv = tuple(map(os.fsencode, PROGRAMS["python3"]))
+        instance.give(Program(argv, (), b"/", lambda data, said=said: not said.append(data), lambda _: True))  # type: ignore[misc]
+        os.close(instance.stdin)
+        thread.join()
+        ended = time.perf_counter()
+        instance.close()
+        if said != [b"2\n"]:
+            raise RuntimeError(f"not what the program says: {said}")
+        for column, seconds in zip(samples, (ended - began, given - began, ended - given), strict=True):
+            column.append(seconds * 1000)
+    return samples
+
+
+class Waited(Instance):
+    """An instance that tells when it wants its program."""
+
+    def __init__(self, engine: wasmtime.Engine, root: Path, memory_bytes: int) -> None:
+        super().__init__(engine, root, memory_bytes)
+        self.wants = threading.Event()
+
+    def take(self) -> Program:
+        self.wants.set()
+        return super().take()
 
 
 async def _boot(driver: WasmDriver, place: Path) -> float:

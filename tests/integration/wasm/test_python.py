@@ -118,3 +118,25 @@ async def test_nothing_stays_in_an_instance_but_files_stay_in_the_sandbox(machin
     )
     assert ran.text == "False False"
     assert await guest.read_file("/workspace/left") == b"x"
+
+
+TRACES = """
+import atexit, gc, linecache, sys, warnings
+print(sys.argv, linecache.cache, atexit._ncallbacks(), gc.isenabled(), len(warnings.filters) > 0, sys.flags.verbose)
+print(sorted(name for name in vars(sys.modules["__main__"]) if not name.startswith("__")), "__main__" in sys.modules)
+print(hasattr(sys, "last_value"), sys.exc_info(), sys.gettrace(), sys.getrecursionlimit())
+try:
+    exec(compile("1/0", "<string>", "exec"))
+except ZeroDivisionError as error:
+    import traceback
+    print(repr(error), repr(traceback.extract_tb(error.__traceback__)[-1].line or ""))
+"""
+
+
+async def test_nothing_that_ran_before_a_program_is_found_by_it(guest: Guest, tmp_path: Path) -> None:
+    await guest.write_file("/workspace/traces.py", TRACES.encode())
+    (tmp_path / "traces.py").write_text(TRACES)
+    code, expected, said = here("traces.py", folder=tmp_path, stdin=b"")
+    assert (code, said) == (0, b"") and b"ZeroDivisionError" in expected
+    found = await there(guest, "traces.py", stdin=b"")
+    assert found == (0, expected, b"")

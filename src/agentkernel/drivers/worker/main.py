@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from agentkernel.drivers.worker.execution import Engine
 from agentkernel.drivers.worker.peer import Peer
 from agentkernel.drivers.worker.tree import Tree
+
+SWITCH_S = 0.0001
+"""How long one thread may keep others from the interpreter: what they do between programs is short, and waited for."""
 
 
 def serve(number: str, memory_mib: str, root: str, name: str, engine: Callable[[Tree], Engine]) -> None:
@@ -25,6 +29,7 @@ def serve(number: str, memory_mib: str, root: str, name: str, engine: Callable[[
     stream = socket.socket(fileno=int(number))
     stream.setblocking(False)
     os.umask(0o022)
+    sys.setswitchinterval(SWITCH_S)
     tree = Tree(Path(root))
     facts = (
         f"arch={platform.machine()}",

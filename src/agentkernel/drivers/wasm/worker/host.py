@@ -30,41 +30,53 @@ Runner = Callable[[Instance], Ended]
 
 
 class Language:
-    """Runs source code. One instance waits for a program; when it got one, the next is made."""
+    """Runs source code. One instance waits for a program; when that one is over, the next is made."""
 
     def __init__(self, new: Callable[[], Instance], run: Runner) -> None:
         self._new_instance, self._run = new, run
         self._waiting: list[_Prepared] = []
         self._lock = threading.Lock()
 
-    def prepare(self) -> None:
-        """Have one instance wait, if none does."""
+    def prepare(self) -> _Prepared | None:
+        """The one that is to wait, for the caller to make; None if one waits. Whoever starts a program from now on gets
+        this one: two that are made at once are in each other's way.
+        """
         with self._lock:
-            if not self._waiting:
-                self._waiting.append(self._new())
+            if self._waiting:
+                return None
+            self._waiting.append(self._new())
+            return self._waiting[-1]
 
     def start(self, run: Run) -> None:
         """Give it the program: at once, or as soon as one is ready."""
         with self._lock:
             prepared = self._waiting.pop() if self._waiting else self._new()
+        prepared.make()
         prepared.begin(run)
 
     def _new(self) -> _Prepared:
         instance = self._new_instance()
-        prepared = _Prepared(instance, lambda: self._run(instance))
-        threading.Thread(target=prepared.live, daemon=True, args=(self.prepare,)).start()
-        return prepared
+        return _Prepared(instance, lambda: self._run(instance), self.prepare)
 
 
 class _Prepared:
     """An instance on its way to its program."""
 
-    def __init__(self, instance: Instance, act: Callable[[], Ended]) -> None:
+    def __init__(self, instance: Instance, act: Callable[[], Ended], next_one: Callable[[], _Prepared | None]) -> None:
         self._instance = instance
         self._act = act
+        self._next_one = next_one
         self._run: Run | None = None
         self._ended: Ended | None = None
+        self._made = False
         self._lock = threading.Lock()
+
+    def make(self) -> None:
+        """Start its thread, if it has none. Any thread."""
+        with self._lock:
+            made, self._made = self._made, True
+        if not made:
+            threading.Thread(target=self._live, daemon=True).start()
 
     def begin(self, run: Run) -> None:
         """This program. An instance that came to nothing before it had one ends it at once."""
@@ -75,8 +87,7 @@ class _Prepared:
         if ended is not None:
             run.finished(ended)
 
-    def live(self, prepare_next: Callable[[], None]) -> None:
-        """The thread."""
+    def _live(self) -> None:
         try:
             ended = self._act()
         except Stopped:
@@ -85,11 +96,12 @@ class _Prepared:
             ended = Ended(0, ABORT, trap_words(str(error)))
         with self._lock:
             run, self._ended = self._run, ended
-        if run is not None:
-            run.finished(ended)
-        self._instance.close()
         if run is not None:  # else it would fail again and again
-            prepare_next()
+            after = self._next_one()
+            run.finished(ended)
+            if after is not None:
+                after.make()
+        self._instance.close()
 
 
 class Host:
@@ -105,7 +117,8 @@ class Host:
         self._engine = new_engine()
         self._languages = {kind: Language(self._new, self._runner(kind, str(path))) for kind, path in languages.items()}
         for language in self._languages.values():
-            language.prepare()
+            if first := language.prepare():
+                first.make()
 
     def _new(self) -> Instance:
         return Instance(self._engine, self._tree.path, self._memory_bytes)

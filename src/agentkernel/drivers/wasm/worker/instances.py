@@ -34,6 +34,7 @@ class Instance:
     def __init__(self, engine: wasmtime.Engine, root: Path, memory_bytes: int) -> None:
         self.program: Program | None = None
         self.stopped = False
+        self.taken = False
         self.left: int | None = None
         self._given = threading.Event()
         self._halted = threading.Event()
@@ -61,6 +62,7 @@ class Instance:
         self._given.wait()
         if self.stopped or self.program is None:
             raise Stopped
+        self.taken = True
         return self.program
 
     def pause(self, seconds: float) -> bool:
@@ -107,7 +109,7 @@ class Instance:
 
     def _write(self, data: bytes, name: str) -> int:
         program = self.program
-        if program is None:
+        if program is None or not self.taken:  # nothing that it says before is the program's
             return len(data)
         output: Output = program.stdout if name == "stdout" else program.stderr
         return len(data) if output(data) else -EIO
