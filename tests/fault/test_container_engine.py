@@ -41,13 +41,14 @@ from agentkernel.model.kinds import Backend, Isolation
 from agentkernel.model.spec import BootSpec
 from tests.support.container_engines import ContainerEngine, container_engine, shared_engine
 from tests.support.daemons import short_home, started
-from tests.support.machines import Machine, booted, cradle, run_request, settles, store_at
+from tests.support.machines import Machine, alive, booted, cradle, run_request, settles, store_at
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm]
 
 ROOT = Path(__file__).parents[2]
 AGENT = ExecRequest((b"/.agentkernel/agent",), cwd="/")
 """The one program that every container has: it says how it is used, and ends with 2."""
+MOST_TRIES = 5
 KEEPS = ExecRequest((b"/.agentkernel/agent", b"--socket", b"/tmp/s"), cwd="/")
 """The same, for ever."""
 
@@ -288,6 +289,33 @@ async def test_an_engine_that_dies_under_a_command_breaks_it_and_is_told_to_be_g
                         [event async for event in events]
             verdict = await driver.probe()
             assert (verdict.usable, "nobody listens" in verdict.reason) == (False, True)
+
+
+@pytest.mark.parametrize("backend", [Backend.DOCKER, Backend.PODMAN])
+async def test_what_was_paused_when_its_engine_died_ends_when_it_is_back(
+    store: Store, backend: Backend, tmp_path: Path
+) -> None:
+    """A frozen process takes SIGKILL only once it is thawed, where control groups are of version 1. Podman, whose
+    monitor died too, believes at the third try that it ended: the daemon tries again as well.
+    """
+    with container_engine(backend) as dying:
+        driver = dying.driver(store)
+        assert (await driver.probe()).usable
+        with suppress(AgentkernelError):
+            async with booted(driver, alone(backend), tmp_path) as machine:
+                (process,) = dying.processes(machine.birth)
+                await machine.guest.pause()
+                assert alive(int(process))
+                await anyio.to_thread.run_sync(dying.die)
+        await anyio.to_thread.run_sync(dying.start)
+        for more in reversed(range(MOST_TRIES)):
+            try:
+                await dying.driver(store).reap(machine.birth.id, {})
+                break
+            except AgentkernelError:
+                assert more
+        wait_until(lambda: not alive(int(process)))
+        assert not ours(dying)
 
 
 @pytest.mark.parametrize("backend", [Backend.DOCKER, Backend.PODMAN])
