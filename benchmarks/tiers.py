@@ -30,6 +30,8 @@ PEER_EVERY = 5
 IDLE = 4
 WARM_DEADLINE_S = 60.0
 POLL_S = 0.01
+REST_S = 1.2
+"""So that the successor, which begins at once, has come up: a boot in gVisor takes a third of a second."""
 LOOP = """
 import time
 began, x = time.perf_counter(), 0
@@ -70,6 +72,7 @@ def main() -> None:
             _npm(report, connection, usable, options.installs)
         with daemon(min_warm=1, config=found.config()) as running, running.connect() as connection:
             _fresh(report, connection, usable, options.fresh)
+            _rested(report, connection, usable, options.fresh)
     report.finish(as_json=options.json)
 
 
@@ -194,6 +197,25 @@ def _fresh(report: Report, connection: Connection, usable: list[Tier], rounds: i
     actions = {tier.name: (lambda tier=tier: once(tier)) for tier in usable}  # type: ignore[misc]
     for name, samples in _in_turns(actions, rounds).items():
         report.add(f"{name}: exec, fresh", samples)
+
+
+def _rested(report: Report, connection: Connection, usable: list[Tier], rounds: int) -> None:
+    """The first command in a fresh sandbox while nothing boots beside, and the one right after it: what of a fresh
+    one's time is its newness and its rest, and what is the boot of its successor.
+    """
+    say("exec in fresh sandboxes, with nothing beside")
+    samples: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for tier in usable:
+            _until_warm(connection, len(usable))
+            lease = _lease(connection, tier, "base")
+            time.sleep(REST_S)
+            for which in ("first", "second"):
+                took = timed_ms(lambda tier=tier, lease=lease: _run(connection, lease, tier, COMMAND))  # type: ignore[misc]
+                samples.setdefault(f"{tier.name}: exec, {which}, rested", []).append(took)
+            connection.ask("release", id=lease)
+    for name, took_ms in samples.items():
+        report.add(name, took_ms)
 
 
 def _until_warm(connection: Connection, wanted: int) -> None:
