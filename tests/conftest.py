@@ -6,10 +6,12 @@ import ctypes
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import hypothesis
 import pytest
@@ -79,6 +81,11 @@ def open_descriptors() -> dict[int, str]:
     return found
 
 
+def threads() -> set[threading.Thread]:
+    """Threads of this process, but for the idle workers of an event loop that tests share."""
+    return {thread for thread in threading.enumerate() if thread.name != "AnyIO worker thread"}
+
+
 def mounts() -> set[str]:
     """Mount points of this namespace."""
     return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
@@ -89,27 +96,40 @@ def temporary_files() -> set[str]:
     return {path.name for path in Path(os.environ["TMPDIR"]).iterdir() if not path.name.startswith("pytest-of-")}
 
 
+class Before(NamedTuple):
+    """What is there when a test begins."""
+
+    children: set[int]
+    threads: set[threading.Thread]
+    descriptors: set[tuple[int, str]]
+    mounts: set[str]
+    files: set[str]
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves a child process, a descriptor, a mount or a file."""
-    before = (set(children_of_this_process()), set(open_descriptors().items()), mounts(), temporary_files())
+    """Fail a test that leaves a child process, a thread, a descriptor, a mount or a file."""
+    before = Before(
+        set(children_of_this_process()), threads(), set(open_descriptors().items()), mounts(), temporary_files()
+    )
     yield
     left = leftovers(before)
     deadline = time.monotonic() + SETTLE_S
     while left and time.monotonic() < deadline:
-        reap_orphans(before[0])
+        reap_orphans(before.children)
         time.sleep(0.02)
         left = leftovers(before)
     assert not left, f"left behind: {left}"
 
 
-def leftovers(before: tuple[set[int], set[tuple[int, str]], set[str], set[str]]) -> dict[str, object]:
+def leftovers(before: Before) -> dict[str, object]:
     """What is there now and was not before."""
     now = {
-        "children": {pid: line for pid, line in children_of_this_process().items() if pid not in before[0]},
-        "descriptors": {fd: to for fd, to in open_descriptors().items() if (fd, to) not in before[1]},
-        "mounts": mounts() - before[2],
-        "files": temporary_files() - before[3],
+        "children": {pid: line for pid, line in children_of_this_process().items() if pid not in before.children},
+        "threads": threads() - before.threads,
+        "descriptors": {fd: to for fd, to in open_descriptors().items() if (fd, to) not in before.descriptors},
+        "mounts": mounts() - before.mounts,
+        "files": temporary_files() - before.files,
     }
     now["descriptors"] = {fd: to for fd, to in now["descriptors"].items() if not to.startswith("/proc/")}
     return {what: found for what, found in now.items() if found}

@@ -55,8 +55,8 @@ def become_ordinary() -> None:
 
 
 def _heed_signals() -> None:
-    """A shell that starts tests in the background has them ignore interrupts, and that is inherited."""
-    for number in (signal.SIGINT, signal.SIGQUIT):
+    """Who starts tests in the background has them ignore interrupts or hang-ups, and that is inherited."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
 
 

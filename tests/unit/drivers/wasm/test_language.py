@@ -6,15 +6,17 @@ import itertools
 import os
 import queue
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from wasmtime import WasmtimeError
 
 from agentkernel.drivers.wasm.engine import new_engine
 from agentkernel.drivers.wasm.worker.host import Language
 from agentkernel.drivers.wasm.worker.instances import Instance
-from agentkernel.drivers.worker.execution import Ended
+from agentkernel.drivers.worker.execution import Ended, Stopped
 from agentkernel.drivers.worker.execution import Program as Request
 from agentkernel.drivers.worker.run import Run
 
@@ -26,7 +28,7 @@ class Slot:
     """Stands where an instance stands: it runs a program by ending with the code that it was given."""
 
     def __init__(self) -> None:
-        self.given: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.given: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self.closed = threading.Event()
 
     def close(self) -> None:
@@ -70,14 +72,36 @@ class Rig:
     def _run(self, instance: Instance) -> Ended:
         if self.broken:
             raise WasmtimeError("does not instantiate")
-        return Ended(cast(Slot, instance).given.get(timeout=SOON_S))
+        code = cast(Slot, instance).given.get()
+        if code is None:
+            raise Stopped
+        return Ended(code)
+
+    def end(self) -> None:
+        """Nobody brings a program any more."""
+        for slot in self.made:
+            slot.given.put(None)
 
     def start(self, program: Program) -> None:
         self.language.start(cast(Run, program))
 
 
-def test_who_comes_right_after_an_end_gets_the_one_instance_that_is_being_made() -> None:
-    rig = Rig()
+@pytest.fixture
+def new_rig() -> Iterator[Callable[..., Rig]]:
+    """What it makes ends with the test, and so do the threads of instances that wait."""
+    rigs: list[Rig] = []
+
+    def new(*, broken: bool = False) -> Rig:
+        rigs.append(Rig(broken=broken))
+        return rigs[-1]
+
+    yield new
+    for rig in rigs:
+        rig.end()
+
+
+def test_who_comes_right_after_an_end_gets_the_one_instance_that_is_being_made(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig()
     programs = [Program(code) for code in range(MANY)]
     for one, after in itertools.pairwise(programs):
         one.then = lambda after=after: rig.start(after)  # as early as anybody can know of the end
@@ -86,8 +110,8 @@ def test_who_comes_right_after_an_end_gets_the_one_instance_that_is_being_made()
     assert len(rig.made) == MANY + 1
 
 
-def test_who_comes_while_another_runs_does_not_wait_for_its_end() -> None:
-    rig = Rig()
+def test_who_comes_while_another_runs_does_not_wait_for_its_end(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig()
     first = Program(1)
     gate = threading.Event()
     first.then = lambda: gate.wait(SOON_S)
@@ -100,8 +124,8 @@ def test_who_comes_while_another_runs_does_not_wait_for_its_end() -> None:
     assert first.over.get(timeout=SOON_S).code == 1
 
 
-def test_an_instance_is_freed_at_its_end_and_one_waits_behind_it() -> None:
-    rig = Rig()
+def test_an_instance_is_freed_at_its_end_and_one_waits_behind_it(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig()
     program = Program(3)
     rig.start(program)
     assert program.over.get(timeout=SOON_S).code == 3
@@ -110,8 +134,10 @@ def test_an_instance_is_freed_at_its_end_and_one_waits_behind_it() -> None:
     assert rig.language.prepare() is None
 
 
-def test_a_language_that_cannot_be_had_ends_each_program_and_is_not_tried_without_one() -> None:
-    rig = Rig(broken=True)
+def test_a_language_that_cannot_be_had_ends_each_program_and_is_not_tried_without_one(
+    new_rig: Callable[..., Rig],
+) -> None:
+    rig = new_rig(broken=True)
     assert rig.made[0].closed.wait(SOON_S)
     for _ in range(3):
         program = Program(0)
