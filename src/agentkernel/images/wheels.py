@@ -32,6 +32,7 @@ async def lay_out(wheel: Wheel, downloads: Path, overlay: Path, progress: Progre
     command: list[str | Path] = [sys.executable, "-m", "pip", *_DOWNLOAD, "--dest", downloads, wheel.requirement]
     await process.run(command, env=process.caller_environment("PIP_"))
     name = await anyio.to_thread.run_sync(_unpack_only, downloads, wheel, overlay / wheel.target.lstrip("/"))
+    await anyio.to_thread.run_sync(_open_directories, overlay)
     await anyio.to_thread.run_sync(shutil.rmtree, downloads)
     return name
 
@@ -43,6 +44,12 @@ def _unpack_only(downloads: Path, wheel: Wheel, target: Path) -> str:
         raise AgentkernelError(f"pip brought {len(files)} wheels for {wheel.requirement}, not one")
     _unpack(files[0], wheel, target)
     return files[0].name
+
+
+def _open_directories(overlay: Path) -> None:
+    """Whatever our umask, and the daemon's is strict: in the sandbox others read them."""
+    for directory in (overlay, *(path for path in overlay.rglob("*") if path.is_dir() and not path.is_symlink())):
+        directory.chmod(0o755)
 
 
 def _unpack(file: Path, wheel: Wheel, target: Path) -> None:
