@@ -42,10 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Orphans of a test become our children, so that they can be seen; temporary files go to a folder of our own. What
-    is made here has the modes that it would have in a daemon.
-    """
-    os.umask(0o077)
+    """Orphans of a test become our children, so that they can be seen; temporary files go to a folder of our own."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ak-")
     Path(os.environ["TMPDIR"]).chmod(0o711)  # other users, which some tests become, pass through
