@@ -26,6 +26,7 @@
 static const char *counted = ALL; /* the group whose processes are limited */
 static const char *parent = ALL; /* where commands have their groups */
 static uint32_t ourselves; /* how many of those that count are no command's */
+static uint32_t limit; /* of those that count; 0 for none */
 
 static void name_of(char path[PATH_BYTES], uint64_t number, const char *file)
 {
@@ -97,34 +98,30 @@ int cgroup_limit_processes(uint32_t most)
 {
     char path[PATH_BYTES];
     char text[16] = "max";
-    return file_store(in_counted(path, "pids.max"), most > 0 ? decimal(text, most + ourselves) : text);
-}
-
-static bool read_number(const char *path, uint32_t *value)
-{
-    char text[24];
-    size_t length = file_load(path, text, sizeof text - 1);
-    if (length == 0 || text[0] < '0' || text[0] > '9')
-        return false;
-    text[length] = 0;
-    *value = (uint32_t)strtoul(text, NULL, 10);
-    return true;
+    int error = file_store(in_counted(path, "pids.max"), most > 0 ? decimal(text, most + ourselves) : text);
+    if (error == 0)
+        limit = most > 0 ? most + ourselves : 0;
+    return error;
 }
 
 uint32_t cgroup_processes(void)
 {
+    static int current = -1; /* kept open: a system call is dear in gVisor, and this is asked for each command */
     char path[PATH_BYTES];
-    uint32_t count = 0;
-    if (read_number(in_counted(path, "pids.current"), &count) && count >= ourselves)
-        count -= ourselves;
-    return count;
+    char text[24];
+    if (current < 0)
+        current = open(in_counted(path, "pids.current"), O_RDONLY | O_CLOEXEC);
+    ssize_t length = pread(current, text, sizeof text - 1, 0);
+    if (length <= 0)
+        return 0;
+    text[length] = 0;
+    uint32_t count = (uint32_t)strtoul(text, NULL, 10);
+    return count >= ourselves ? count - ourselves : 0;
 }
 
 bool cgroup_is_full(void)
 {
-    char path[PATH_BYTES];
-    uint32_t most;
-    return read_number(in_counted(path, "pids.max"), &most) && cgroup_processes() + ourselves >= most;
+    return limit > 0 && cgroup_processes() + ourselves >= limit;
 }
 
 int cgroup_make(uint64_t number)

@@ -167,20 +167,26 @@ static void watch(struct run *run)
 
 void exec_step(void)
 {
-    for (struct run **at = &runs; *at;) {
-        struct run *run = *at;
+    for (struct run *run = runs; run; run = run->next) {
         if (run->ended && run->channel && run->outputs[0].left == 0 && run->outputs[1].left == 0 &&
             out_takes_answers(&session.out))
             send_exit(run);
-        if (is_over(run)) {
-            *at = run->next;
-            run_count--;
-            free(run->ring);
-            free(run);
+        watch(run);
+    }
+}
+
+void exec_forget(void)
+{
+    for (struct run **at = &runs; *at;) {
+        struct run *run = *at;
+        if (!is_over(run)) {
+            at = &run->next;
             continue;
         }
-        watch(run);
-        at = &run->next;
+        *at = run->next;
+        run_count--;
+        free(run->ring);
+        free(run);
     }
 }
 

@@ -19,8 +19,10 @@ bool exec_frame(struct run *run, const struct frame *frame);
 void exec_detach(struct run *run);
 /* Collect every child that has ended. */
 void exec_reap(void);
-/* Send what is due, watch what matters, free what is over. */
+/* Send what is due, watch what matters. */
 void exec_step(void);
+/* Free what is over: when its end has been written, so that nobody waits for that. */
+void exec_forget(void);
 /* End everything that was ever started. */
 void exec_kill_all(void);
 

@@ -24,9 +24,12 @@ uint64_t identity_count(void)
     return count;
 }
 
-/* Clones of one template hold the same generator state: until this they return the same "random" bytes. */
+/* Clones of one template hold the same generator state: until this they return the same "random" bytes. A container's randomness is its host's,
+ * and gVisor asks its host for each byte. */
 static void mix(const uint8_t *entropy)
 {
+    if (!place.machine)
+        return;
     /* struct rand_pool_info with its array given a size */
     struct {
         int entropy_count;

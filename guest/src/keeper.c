@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,9 +33,9 @@ static void drop_descriptors(int report)
         dup2(report, 0);
     for (int fd = 1; fd < 3; fd++)
         dup2(0, fd);
-    if (syscall(SYS_close_range, 3u, ~0u, 0u) == 0)
+    if (spawn_close_others() == 0)
         return;
-    /* gVisor has no close_range(2), and counting up to a limit of 65536 takes it a second. */
+    /* Counting up to a limit of 65536 takes long. */
     DIR *directory = opendir("/proc/self/fd");
     if (directory) {
         struct dirent *entry;

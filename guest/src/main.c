@@ -9,7 +9,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cgroup.h"
@@ -21,10 +20,12 @@
 #include "paths.h"
 #include "place.h"
 #include "session.h"
+#include "shield.h"
 #include "spawn.h"
 #include "transport.h"
 
 #define FLUSH_MS 2000
+#define SIGNALS_AT_ONCE 4
 /* Descriptors for 512 commands' pipes; a container's own limit may be lower. */
 #define DESCRIPTORS_WANTED 65536u
 
@@ -52,11 +53,15 @@ void say(const char *format, ...)
 
 static void signal_ready(struct source *source, uint32_t events)
 {
-    struct signalfd_siginfo info;
+    struct signalfd_siginfo infos[SIGNALS_AT_ONCE];
+    ssize_t got;
     (void)events;
-    while (read(source->fd, &info, sizeof info) == (ssize_t)sizeof info)
-        if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
-            told_to_end = !place.machine;
+    do {
+        got = read(source->fd, infos, sizeof infos);
+        for (ssize_t i = 0; i < got / (ssize_t)sizeof *infos; i++)
+            if (infos[i].ssi_signo == SIGTERM || infos[i].ssi_signo == SIGINT)
+                told_to_end = !place.machine;
+    } while (got == (ssize_t)sizeof infos);
     exec_reap();
 }
 
@@ -135,6 +140,7 @@ static void run(void)
         bool busy = files_step();
         exec_step();
         transport_step(false);
+        exec_forget();
         int patience = busy ? 0 : transport_patience();
         if (transport_over() || session.ending)
             break;
@@ -176,9 +182,13 @@ int main(int argc, char **argv)
     if (place.machine)
         init_machine();
     else
-        syscall(SYS_close_range, 3u, ~0u, 0u);
+        spawn_close_others();
     if (!place.machine && place.pid1 && place.root)
         place.gvisor = place.cgroup = cgroup_prepare_gvisor();
+    if (place.gvisor && shield_init() != 0) {
+        say("agent: no shield: %s", strerror(errno));
+        return 1;
+    }
     place.mounts = place.machine || place.gvisor;
     if (place.run_directory)
         mkdir(place.run_directory, 0755);

@@ -61,12 +61,14 @@ int file_replace(const char *path, const char *text, mode_t mode)
     char temporary[PATH_MAX];
     if (snprintf(temporary, sizeof temporary, "%s.new", path) >= (int)sizeof temporary)
         return ENAMETOOLONG;
-    unlink(temporary);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    int fd = open(temporary, flags, mode); /* the umask is zero, so the mode is right already */
+    if (fd < 0 && errno == EEXIST && unlink(temporary) == 0)
+        fd = open(temporary, flags, mode);
     if (fd < 0)
         return errno;
     int error = write_all(fd, text);
-    if (error == 0 && (fchmod(fd, mode) != 0 || rename(temporary, path) != 0))
+    if (error == 0 && rename(temporary, path) != 0)
         error = errno;
     close(fd);
     if (error != 0)

@@ -15,8 +15,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "shield.h"
-
 #define STACK_BYTES (64u * 1024u)
 #define LAST_SIGNAL 64
 
@@ -40,6 +38,11 @@ void spawn_reset_signals(void)
     static const uint64_t plain[4];
     for (int number = 1; number <= LAST_SIGNAL; number++)
         syscall(SYS_rt_sigaction, number, plain, NULL, sizeof(uint64_t));
+}
+
+int spawn_close_others(void)
+{
+    return (int)syscall(SYS_close_range, 3u, (unsigned)INT_MAX, 0u); /* gVisor takes anything above for a negative number */
 }
 
 static void become(struct spawn *s)
@@ -67,8 +70,8 @@ static void place_descriptors(struct spawn *s)
     for (int i = 0; i < 3; i++)
         if (dup2(s->descriptors[i], i) < 0)
             fail(s, STEP_FORK);
-    /* All of ours are close-on-exec; this is for what an engine left open in us. Without the call (old kernels, gVisor) that has to do. */
-    syscall(SYS_close_range, 3u, ~0u, 0u);
+    /* All of ours are close-on-exec; this is for what an engine left open in us. Without the call that has to do. */
+    spawn_close_others();
 }
 
 /* execvp's search, without its fallback to a shell. */
@@ -132,8 +135,6 @@ static int child(void *argument)
             fail(s, STEP_FORK);
     }
     place_descriptors(s);
-    if (s->shield && shield_init() != 0)
-        fail(s, STEP_FORK);
     set_limits(s);
     become(s);
     /* As the user, so that a directory that the user may not enter is refused. */

@@ -23,7 +23,6 @@ struct spawn {
     const char *cwd;
     const struct user *user;
     bool change_user;
-    bool shield; /* PID 1 is not for it to signal */
     bool reset_oom; /* our own oom_score_adj is not for children */
     unsigned oom_score; /* what a keeper gives to its program */
     int descriptors[3];
@@ -40,6 +39,8 @@ struct spawn {
  * for itself, and one of them arrives ignored from whoever was started by glibc's posix_spawn (make, for one). All zero is the default in the
  * kernel's structure, whatever its order. */
 void spawn_reset_signals(void);
+/* Closes all but the first three descriptors. 0, or -1 where the kernel lacks the call (Linux before 5.9). */
+int spawn_close_others(void);
 /* The pid, or -1 with step and error set. */
 pid_t spawn(struct spawn *s);
 const char *step_name(enum step step);

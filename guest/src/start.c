@@ -19,6 +19,7 @@
 #define KNOWN_FLAGS (EXEC_STDIN | EXEC_TERMINAL | EXEC_MAKE_CWD)
 
 static uint64_t cgroup_number;
+static int nothing = -1; /* /dev/null, which one command after another gets as its input */
 
 /* --- the request --- */
 
@@ -46,9 +47,10 @@ static void complete_environment(struct exec_request *request, const struct user
 /* The default for descriptors first, so that the request can say otherwise. Returns how many, or -1 for a number that is no limit. */
 static int gather_limits(const struct exec_request *request, struct limit limits[LIMITS_MOST + 1])
 {
-    struct rlimit own;
+    static struct rlimit own; /* settled once at start */
     int count = 0;
-    getrlimit(RLIMIT_NOFILE, &own);
+    if (own.rlim_max == 0)
+        getrlimit(RLIMIT_NOFILE, &own);
     limits[count].resource = RLIMIT_NOFILE;
     limits[count].value.rlim_cur = limits[count].value.rlim_max =
         own.rlim_max < DESCRIPTORS_DEFAULT ? own.rlim_max : DESCRIPTORS_DEFAULT;
@@ -79,7 +81,7 @@ struct pipes {
 static void close_all(int *descriptors)
 {
     for (int i = 0; i < 3; i++)
-        if (descriptors[i] >= 0)
+        if (descriptors[i] >= 0 && descriptors[i] != nothing)
             close(descriptors[i]);
 }
 
@@ -90,9 +92,11 @@ static bool open_pipes(struct pipes *pipes, bool with_stdin)
     for (int i = 0; i < 3; i++) {
         int pair[2];
         if (i == 0 && !with_stdin) {
-            pipes->theirs[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-            if (pipes->theirs[0] < 0)
+            if (nothing < 0)
+                nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+            if (nothing < 0)
                 return false;
+            pipes->theirs[0] = nothing;
             continue;
         }
         if (pipe2(pair, O_CLOEXEC) != 0)
@@ -235,7 +239,6 @@ void prepare_and_start(struct channel *channel, struct exec_request *request)
         .cwd = request->cwd,
         .user = &user,
         .change_user = place.root,
-        .shield = place.gvisor,
         .reset_oom = place.machine,
         .oom_score = place.command_oom_score,
         .limits = limits,

@@ -131,6 +131,20 @@ async def test_a_program_runs_as_the_user_asked_for(subject: Subject, guest: Gue
     assert (await shell(guest, WHO, user=user, cwd="/")).text == found
 
 
+@pytest.mark.behaviour("start.user-changed")
+async def test_a_change_of_the_users_counts_for_the_next_program(subject: Subject, sibling: Machine) -> None:
+    """The first is one of a file that has long been as it was; the others come at once and leave its size the same."""
+    guest = sibling.guest
+    change = "sed -i '/^moved/d' /etc/passwd && echo 'moved:x:{0}:{0}::/home/{0}:/bin/sh' >>/etc/passwd"
+    assert (await run(guest, "id", user="moved")).refusal.what == "user: moved"
+    for uid in range(2001, 2011):
+        assert (await shell(guest, change.format(uid), user="root")).code == 0
+        assert (await shell(guest, WHO, user="moved", cwd="/")).text == f"{uid}:{uid} /home/{uid} moved moved"
+        joined = f"sed -i '/^extra/d' /etc/group && echo 'extra:x:{uid}:moved' >>/etc/group"
+        assert (await shell(guest, joined.replace(f"x:{uid}", f"x:{uid + 1000}"), user="root")).code == 0
+        assert str(uid + 1000) in (await shell(guest, "id -G", user="moved", cwd="/")).text.split()
+
+
 @pytest.mark.behaviour("start.user-unknown")
 @pytest.mark.parametrize("user", ["nobody-knows", "1000:", ":1000", "-1", "4294967296", "sandbox:x", "root\n"])
 async def test_an_unknown_user_is_an_error(subject: Subject, guest: Guest, user: str) -> None:

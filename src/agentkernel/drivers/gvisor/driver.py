@@ -16,6 +16,7 @@ from agentkernel.drivers.contract import Artifacts, Birth, Driver, Guest, Tell, 
 from agentkernel.drivers.gvisor import bundle, snapshot
 from agentkernel.drivers.gvisor.guest import GvisorGuest
 from agentkernel.drivers.gvisor.memory import check, limits, threads
+from agentkernel.drivers.gvisor.turns import let_the_sentry_finish
 from agentkernel.drivers.limits import Cgroups, find
 from agentkernel.drivers.limits.held import Held, held
 from agentkernel.drivers.link import PlainSocket
@@ -126,6 +127,7 @@ class GvisorDriver(Driver):
             with coming_up(process, BOOT_DEADLINE_S, "sandbox"):
                 guest = await stack.enter_async_context(GvisorGuest.attach(stream, birth.identity, pids=spec.pids))
                 guest.live_in(within.group, process.pid, lambda: self._inputs(tool, spec))
+                await anyio.to_thread.run_sync(let_the_sentry_finish, process.pid)
                 if spec.disk_mib and saved is None:
                     await guest.mount_disk(bundle.DISK_SERIAL, "tmpfs", BINDS)
             yield guest
